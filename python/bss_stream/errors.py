@@ -1,0 +1,41 @@
+"""The one exception hierarchy: a fault is an error, a rejected signal never is."""
+
+
+class BssStreamError(Exception):
+    """Base of every error that bss_stream raises on purpose."""
+
+
+class ConfigError(BssStreamError):
+    """A configuration, model or setup-data file cannot be used.
+
+    `faults` holds one line per fault, each naming the file, the path inside it, the value and
+    what would be right.
+    """
+
+    def __init__(self, faults: list[str]) -> None:
+        super().__init__("\n".join(faults))
+        self.faults = faults
+
+
+class LogError(BssStreamError):
+    """The log cannot be read or written: unreachable, fenced, full or damaged."""
+
+
+class FencedError(LogError):
+    """Another owner of the same shard has taken over; this one must drop the shard."""
+
+
+class OffsetOutOfRangeError(LogError):
+    """A committed offset lies below the start of the log: records were lost to retention."""
+
+
+class FrameError(BssStreamError):
+    """A record's value does not follow its frame's layout."""
+
+
+class MqttError(BssStreamError):
+    """The MQTT broker cannot be reached or refused an operation."""
+
+
+class SinkError(BssStreamError):
+    """The ledger database cannot be reached or refused a write."""

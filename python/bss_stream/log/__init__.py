@@ -1,0 +1,1 @@
+"""The log: topics with partitions, keyed records and transactions, over two backends."""

@@ -1,0 +1,133 @@
+"""What the pipeline needs of a log, whichever backend keeps it.
+
+Records travel in chunks (rust/engine/src/core/chunk.rs): `_engine.pack` and `_engine.unpack`
+convert. Every topic of one log has the same number of partitions.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from typing import NamedTuple, Protocol
+
+
+class TopicPartition(NamedTuple):
+    """One partition of one topic."""
+
+    topic: str
+    partition: int
+
+
+class Chunk(NamedTuple):
+    """Records to append to one partition, in order."""
+
+    topic: str
+    partition: int
+    count: int
+    data: bytes
+
+
+class Fetched(NamedTuple):
+    """Records read from one partition, in offset order.
+
+    Offsets may have gaps (transaction markers, compaction), so each record has its own.
+    `next_offset` is where reading goes on: past the last record, and past any gap behind it.
+    """
+
+    topic: str
+    partition: int
+    offsets: Sequence[int]
+    data: bytes
+    next_offset: int
+
+
+Offsets = Mapping[TopicPartition, int]
+"""The next offset to read, by partition."""
+
+
+class RebalanceListener(Protocol):
+    """Told of partitions won and lost; the consumer waits for both calls to return."""
+
+    async def on_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
+
+    async def on_assigned(self, partitions: Sequence[TopicPartition]) -> None: ...
+
+
+class Consumer(Protocol):
+    """A member of a consumer group; reads committed records only."""
+
+    async def poll(self, records_max: int, timeout_s: float) -> list[Fetched]:
+        """Wait until something can be read or `timeout_s` has passed.
+
+        Starts each partition at the group's committed offset, or at the beginning of the log.
+        Raises OffsetOutOfRangeError when a committed offset lies below the log's start.
+        """
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        """The partitions that this member owns now."""
+
+    async def commit(self, offsets: Offsets) -> None:
+        """Commit outside a transaction (at least once: the publisher's way)."""
+
+    async def seek(self, offsets: Offsets) -> None:
+        """Read on from these offsets."""
+
+    async def lag(self) -> dict[TopicPartition, int]:
+        """Records between this member's position and the last committed record."""
+
+    async def close(self) -> None:
+        """Leave the group."""
+
+
+class Transaction(Protocol):
+    """What commits together or not at all."""
+
+    def append(self, chunks: Sequence[Chunk]) -> None:
+        """Add records."""
+
+    def offsets(self, group: str, offsets: Offsets) -> None:
+        """Add the inputs' offsets of a consumer group."""
+
+
+class TransactionalProducer(Protocol):
+    """The one writer of a shard; opening a second with the same id fences the first."""
+
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """Commit on a clean exit, abort on an exception (which is raised on).
+
+        Raises FencedError on entry or exit once another producer holds the id.
+        """
+
+    async def close(self) -> None: ...
+
+
+class Appender(Protocol):
+    """A writer without transactions: the bridge's."""
+
+    async def append(self, chunks: Sequence[Chunk]) -> None:
+        """Return once every record is durable in the log; raise LogError otherwise."""
+
+    async def close(self) -> None: ...
+
+
+class Log(Protocol):
+    """A set of topics, each with `partitions` partitions."""
+
+    partitions: int
+
+    async def open(self) -> None:
+        """Connect and create the topics that are missing (topics.ALL), compacted or not."""
+
+    async def appender(self) -> Appender: ...
+
+    async def consumer(
+        self, group: str, topics: Sequence[str], listener: RebalanceListener | None = None
+    ) -> Consumer: ...
+
+    async def transactional_producer(self, transactional_id: str) -> TransactionalProducer: ...
+
+    def replay(self, topic: str, partition: int) -> AsyncIterator[Fetched]:
+        """Every committed record of a partition from its start to its present end, then stop."""
+
+    async def close(self) -> None: ...
+
+
+LogFactory = Callable[[], Awaitable[Log]]

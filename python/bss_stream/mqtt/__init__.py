@@ -1,0 +1,1 @@
+"""MQTT: the client that acknowledges by hand, and the embedded broker."""
