@@ -21,7 +21,7 @@ class Chunk(NamedTuple):
 
     topic: str
     partition: int
-    count: int
+    records: int
     data: bytes
 
 
