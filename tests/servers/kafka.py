@@ -1,0 +1,1 @@
+"""A real kafka server for tests, started as a process on a free loopback port."""

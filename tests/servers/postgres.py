@@ -1,0 +1,1 @@
+"""A real postgres server for tests, started as a process on a free loopback port."""
