@@ -14,7 +14,11 @@ type PyRecord<'py> = (Bound<'py, PyBytes>, Option<Bound<'py, PyBytes>>);
 fn pack<'py>(py: Python<'py>, records: Vec<PyRecord<'py>>) -> Bound<'py, PyBytes> {
     let mut out = Vec::new();
     for (key, value) in &records {
-        chunk::push(&mut out, key.as_bytes(), value.as_ref().map(|v| v.as_bytes()));
+        chunk::push(
+            &mut out,
+            key.as_bytes(),
+            value.as_ref().map(|v| v.as_bytes()),
+        );
     }
     PyBytes::new(py, &out)
 }
@@ -34,7 +38,9 @@ fn unpack<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyList>> {
 #[pyfunction]
 fn partition_for(key: &[u8], partitions: u32) -> PyResult<u32> {
     if partitions == 0 {
-        return Err(PyValueError::new_err("partitions is 0: it must be at least 1"));
+        return Err(PyValueError::new_err(
+            "partitions is 0: it must be at least 1",
+        ));
     }
     Ok(partition::partition_for(key, partitions))
 }

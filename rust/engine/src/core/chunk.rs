@@ -42,7 +42,9 @@ pub fn push(chunk: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
 }
 
 fn push_part(chunk: &mut Vec<u8>, part: &[u8]) {
-    let len = u32::try_from(part.len()).ok().filter(|len| *len != TOMBSTONE);
+    let len = u32::try_from(part.len())
+        .ok()
+        .filter(|len| *len != TOMBSTONE);
     chunk.extend_from_slice(&len.expect("record part under 4 GiB").to_le_bytes());
     chunk.extend_from_slice(part);
 }

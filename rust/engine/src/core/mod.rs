@@ -1,4 +1,14 @@
 //! Domain-free machinery: nothing in here may know what a battery is.
 
 pub mod chunk;
+pub mod codec;
+pub mod decimal;
+pub mod dedupe;
+pub mod frame;
+pub mod fsm;
+pub mod json;
+pub mod ledger;
+pub mod output;
 pub mod partition;
+pub mod store;
+pub mod time;

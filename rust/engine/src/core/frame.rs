@@ -1,0 +1,173 @@
+//! Frames: one tab-separated header line, then the body's bytes as they came.
+//!
+//! The Python side of the same layout is `bss_stream/frames.py`.
+
+use super::json::{write_digits, write_int};
+
+/// A signal record's value, taken apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SignalFrame<'a> {
+    /// Name of the external event, from the topic table.
+    pub event: &'a str,
+    /// When the bridge received it, or the time of the cause when an entity sent it.
+    pub received_ms: i64,
+    /// MQTT 5 correlation data, or empty.
+    pub correlation: &'a str,
+    /// The MQTT topic it came from, or `engine`.
+    pub source: &'a str,
+    /// The body.
+    pub payload: &'a [u8],
+}
+
+/// Takes a signal frame apart; `None` if it does not follow the layout of version 1.
+#[must_use]
+pub fn parse_signal(value: &[u8]) -> Option<SignalFrame<'_>> {
+    let end = value.iter().position(|&byte| byte == b'\n')?;
+    let header = std::str::from_utf8(&value[..end]).ok()?;
+    let mut fields = header.split('\t');
+    if fields.next() != Some("1") {
+        return None;
+    }
+    let frame = SignalFrame {
+        event: fields.next()?,
+        received_ms: fields.next()?.parse().ok()?,
+        correlation: fields.next()?,
+        source: fields.next()?,
+        payload: &value[end + 1..],
+    };
+    fields.next().is_none().then_some(frame)
+}
+
+fn text(out: &mut Vec<u8>, field: &str) {
+    out.push(b'\t');
+    for part in field.split(|c: char| c.is_control()) {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// Appends the header of a signal frame sent by an entity; the payload follows.
+pub fn signal_header(out: &mut Vec<u8>, event: &str, received_ms: i64) {
+    out.push(b'1');
+    text(out, event);
+    out.push(b'\t');
+    write_int(out, received_ms);
+    out.extend_from_slice(b"\t\tengine\n");
+}
+
+/// What kind of MQTT message an outbox record holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutboxKind {
+    /// The answer to a request.
+    Echo,
+    /// An order to a device or to the asset manager.
+    Cmd,
+    /// Something happened.
+    Emit,
+}
+
+impl OutboxKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Echo => "echo",
+            Self::Cmd => "cmd",
+            Self::Emit => "emit",
+        }
+    }
+}
+
+/// Appends the header of an outbox frame (QoS 1, not retained); the payload follows.
+pub fn outbox_header(
+    out: &mut Vec<u8>,
+    kind: OutboxKind,
+    expiry_s: u64,
+    correlation: &str,
+    topic: &str,
+) {
+    out.push(b'1');
+    text(out, kind.name());
+    out.extend_from_slice(b"\t1\t0\t");
+    write_digits(out, expiry_s);
+    text(out, correlation);
+    text(out, topic);
+    out.push(b'\n');
+}
+
+/// Where a record came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// Topic of the log.
+    pub topic: &'static str,
+    /// Partition of that topic.
+    pub partition: u32,
+    /// Offset in that partition.
+    pub offset: i64,
+}
+
+/// Appends a whole dead-letter frame.
+pub fn dead_letter(
+    out: &mut Vec<u8>,
+    reason: &str,
+    origin: Origin,
+    received_ms: i64,
+    detail: &str,
+    raw: &[u8],
+) {
+    out.push(b'1');
+    text(out, reason);
+    text(out, origin.topic);
+    out.push(b'\t');
+    write_digits(out, u64::from(origin.partition));
+    out.push(b'\t');
+    write_int(out, origin.offset);
+    out.push(b'\t');
+    write_int(out, received_ms);
+    text(out, detail);
+    out.push(b'\n');
+    out.extend_from_slice(raw);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_signal_frame_comes_apart() {
+        let frame = parse_signal(b"1\tidentify_customer\t17\tc-1\temit/x\n{\"a\":1}\n");
+        assert_eq!(
+            frame,
+            Some(SignalFrame {
+                event: "identify_customer",
+                received_ms: 17,
+                correlation: "c-1",
+                source: "emit/x",
+                payload: b"{\"a\":1}\n",
+            })
+        );
+        let bad: [&[u8]; 5] = [
+            b"",
+            b"1\ta\t1\tc\n",
+            b"2\ta\t1\tc\ts\n",
+            b"1\ta\tx\tc\ts\n",
+            b"1\ta\t1\tc\ts\tz\n",
+        ];
+        for value in bad {
+            assert_eq!(parse_signal(value), None, "{value:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_header_is_one_line_whatever_the_fields_hold(topic: String, correlation: String) {
+            let mut out = Vec::new();
+            outbox_header(&mut out, OutboxKind::Echo, 300, &correlation, &topic);
+            prop_assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), 1);
+            prop_assert_eq!(out.iter().filter(|&&b| b == b'\t').count(), 6);
+        }
+
+        #[test]
+        fn any_bytes_end_without_panic(value: Vec<u8>) {
+            let _ = parse_signal(&value);
+        }
+    }
+}

@@ -1,0 +1,511 @@
+//! Reads JSON straight from the bytes into borrowed fields, and writes it; no value tree.
+//!
+//! The reader is strict (RFC 8259), bounded in nesting, and never recurses deeper than that
+//! bound. Numbers stay text: whoever knows the unit makes an exact integer of it
+//! ([`super::decimal`]).
+
+use std::borrow::Cow;
+
+/// Why a text is not acceptable JSON, and at which byte.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JsonError {
+    /// What is wrong.
+    pub kind: JsonErrorKind,
+    /// Byte position in the text.
+    pub position: usize,
+}
+
+/// What is wrong with a JSON text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JsonErrorKind {
+    /// It breaks RFC 8259, or ends early.
+    Malformed,
+    /// It nests deeper than the reader allows.
+    TooDeep,
+    /// The value is of another type than the field wants.
+    WrongType,
+}
+
+/// The type of the value that comes next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `{`
+    Object,
+    /// `[`
+    Array,
+    /// `"`
+    String,
+    /// `-` or a digit
+    Number,
+    /// `true` or `false`
+    Bool,
+    /// `null`
+    Null,
+}
+
+/// The result of a read.
+pub type JsonResult<T> = Result<T, JsonError>;
+
+/// A pull reader over one JSON text.
+#[derive(Debug, Clone)]
+pub struct Reader<'a> {
+    text: &'a str,
+    position: usize,
+    depth: u32,
+    depth_max: u32,
+}
+
+impl<'a> Reader<'a> {
+    /// Reads `text`, refusing nesting deeper than `depth_max` objects and arrays.
+    #[must_use]
+    pub fn new(text: &'a str, depth_max: u32) -> Self {
+        Self {
+            text,
+            position: 0,
+            depth: 0,
+            depth_max,
+        }
+    }
+
+    fn error<T>(&self, kind: JsonErrorKind) -> JsonResult<T> {
+        Err(JsonError {
+            kind,
+            position: self.position,
+        })
+    }
+
+    fn malformed<T>(&self) -> JsonResult<T> {
+        self.error(JsonErrorKind::Malformed)
+    }
+
+    fn byte(&self) -> Option<u8> {
+        self.text.as_bytes().get(self.position).copied()
+    }
+
+    fn skip_space(&mut self) {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.byte() {
+            self.position += 1;
+        }
+    }
+
+    fn expect(&mut self, byte: u8) -> JsonResult<()> {
+        if self.byte() == Some(byte) {
+            self.position += 1;
+            Ok(())
+        } else {
+            self.malformed()
+        }
+    }
+
+    /// The type of the next value.
+    pub fn peek(&mut self) -> JsonResult<Kind> {
+        self.skip_space();
+        match self.byte() {
+            Some(b'{') => Ok(Kind::Object),
+            Some(b'[') => Ok(Kind::Array),
+            Some(b'"') => Ok(Kind::String),
+            Some(b'-' | b'0'..=b'9') => Ok(Kind::Number),
+            Some(b't' | b'f') => Ok(Kind::Bool),
+            Some(b'n') => Ok(Kind::Null),
+            _ => self.malformed(),
+        }
+    }
+
+    fn want(&mut self, kind: Kind) -> JsonResult<()> {
+        if self.peek()? == kind {
+            Ok(())
+        } else {
+            self.error(JsonErrorKind::WrongType)
+        }
+    }
+
+    fn descend(&mut self) -> JsonResult<()> {
+        self.depth += 1;
+        if self.depth > self.depth_max {
+            return self.error(JsonErrorKind::TooDeep);
+        }
+        self.position += 1;
+        Ok(())
+    }
+
+    /// Reads an object, handing each key to `field`, which must consume the value.
+    pub fn object<E: From<JsonError>>(
+        &mut self,
+        mut field: impl FnMut(&mut Self, &str) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.want(Kind::Object)?;
+        self.descend()?;
+        self.skip_space();
+        if self.byte() == Some(b'}') {
+            self.position += 1;
+            self.depth -= 1;
+            return Ok(());
+        }
+        loop {
+            self.skip_space();
+            if self.byte() != Some(b'"') {
+                return Ok(self.malformed()?);
+            }
+            let key = self.string()?;
+            self.skip_space();
+            self.expect(b':')?;
+            field(self, &key)?;
+            self.skip_space();
+            match self.byte() {
+                Some(b',') => self.position += 1,
+                Some(b'}') => break,
+                _ => return Ok(self.malformed()?),
+            }
+        }
+        self.position += 1;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    fn array(&mut self) -> JsonResult<()> {
+        self.descend()?;
+        self.skip_space();
+        if self.byte() == Some(b']') {
+            self.position += 1;
+            self.depth -= 1;
+            return Ok(());
+        }
+        loop {
+            self.skip()?;
+            self.skip_space();
+            match self.byte() {
+                Some(b',') => self.position += 1,
+                Some(b']') => break,
+                _ => return self.malformed(),
+            }
+        }
+        self.position += 1;
+        self.depth -= 1;
+        Ok(())
+    }
+
+    /// Reads a string; borrowed unless it holds an escape.
+    pub fn string(&mut self) -> JsonResult<Cow<'a, str>> {
+        self.want(Kind::String)?;
+        self.position += 1;
+        let start = self.position;
+        let bytes = self.text.as_bytes();
+        loop {
+            match bytes.get(self.position) {
+                Some(b'"') => {
+                    let text = &self.text[start..self.position];
+                    self.position += 1;
+                    return Ok(Cow::Borrowed(text));
+                }
+                Some(b'\\') => return self.escaped_string(start).map(Cow::Owned),
+                Some(0..=0x1f) | None => return self.malformed(),
+                Some(_) => self.position += 1,
+            }
+        }
+    }
+
+    fn escaped_string(&mut self, start: usize) -> JsonResult<String> {
+        let mut out = String::from(&self.text[start..self.position]);
+        loop {
+            let plain = self.position;
+            while !matches!(self.byte(), Some(b'"' | b'\\' | 0..=0x1f) | None) {
+                self.position += 1;
+            }
+            out.push_str(&self.text[plain..self.position]);
+            match self.byte() {
+                Some(b'"') => {
+                    self.position += 1;
+                    return Ok(out);
+                }
+                Some(b'\\') => {
+                    self.position += 1;
+                    out.push(self.escape()?);
+                }
+                _ => return self.malformed(),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> JsonResult<char> {
+        let Some(byte) = self.byte() else {
+            return self.malformed();
+        };
+        self.position += 1;
+        Ok(match byte {
+            b'"' => '"',
+            b'\\' => '\\',
+            b'/' => '/',
+            b'b' => '\u{8}',
+            b'f' => '\u{c}',
+            b'n' => '\n',
+            b'r' => '\r',
+            b't' => '\t',
+            b'u' => return self.unicode_escape(),
+            _ => return self.malformed(),
+        })
+    }
+
+    fn unicode_escape(&mut self) -> JsonResult<char> {
+        let high = self.hex4()?;
+        let code = if (0xd800..0xdc00).contains(&high) {
+            self.expect(b'\\')?;
+            self.expect(b'u')?;
+            let low = self.hex4()?;
+            if !(0xdc00..0xe000).contains(&low) {
+                return self.malformed();
+            }
+            0x1_0000 + ((high - 0xd800) << 10) + (low - 0xdc00)
+        } else {
+            high
+        };
+        // A lone low surrogate is no character.
+        char::from_u32(code).map_or_else(|| self.malformed(), Ok)
+    }
+
+    fn hex4(&mut self) -> JsonResult<u32> {
+        let mut code = 0;
+        for _ in 0..4 {
+            let Some(digit) = self.byte().and_then(|b| char::from(b).to_digit(16)) else {
+                return self.malformed();
+            };
+            code = code * 16 + digit;
+            self.position += 1;
+        }
+        Ok(code)
+    }
+
+    /// Reads a number as its text.
+    pub fn number(&mut self) -> JsonResult<&'a str> {
+        self.want(Kind::Number)?;
+        let start = self.position;
+        if self.byte() == Some(b'-') {
+            self.position += 1;
+        }
+        if self.byte() == Some(b'0') {
+            self.position += 1;
+        } else {
+            self.digits()?;
+        }
+        if self.byte() == Some(b'.') {
+            self.position += 1;
+            self.digits()?;
+        }
+        if matches!(self.byte(), Some(b'e' | b'E')) {
+            self.position += 1;
+            if matches!(self.byte(), Some(b'+' | b'-')) {
+                self.position += 1;
+            }
+            self.digits()?;
+        }
+        Ok(&self.text[start..self.position])
+    }
+
+    fn digits(&mut self) -> JsonResult<()> {
+        let start = self.position;
+        while matches!(self.byte(), Some(b'0'..=b'9')) {
+            self.position += 1;
+        }
+        if self.position == start {
+            self.malformed()
+        } else {
+            Ok(())
+        }
+    }
+
+    fn literal(&mut self) -> JsonResult<()> {
+        let rest = &self.text.as_bytes()[self.position..];
+        for word in [b"true".as_slice(), b"false", b"null"] {
+            if rest.starts_with(word) {
+                self.position += word.len();
+                return Ok(());
+            }
+        }
+        self.malformed()
+    }
+
+    /// Consumes `null` if that comes next.
+    pub fn null(&mut self) -> JsonResult<bool> {
+        if self.peek()? == Kind::Null {
+            self.literal().map(|()| true)
+        } else {
+            Ok(false)
+        }
+    }
+
+    /// Passes over one value of any type, checking it whole.
+    pub fn skip(&mut self) -> JsonResult<()> {
+        match self.peek()? {
+            Kind::Object => self.object::<JsonError>(|reader, _| reader.skip()),
+            Kind::Array => self.array(),
+            Kind::String => self.string().map(drop),
+            Kind::Number => self.number().map(drop),
+            Kind::Bool | Kind::Null => self.literal(),
+        }
+    }
+
+    /// Makes sure that nothing but white space is left.
+    pub fn end(&mut self) -> JsonResult<()> {
+        self.skip_space();
+        if self.position == self.text.len() {
+            Ok(())
+        } else {
+            self.malformed()
+        }
+    }
+}
+
+/// Appends `text` as a JSON string, quotes included.
+pub fn write_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    let bytes = text.as_bytes();
+    let mut plain = 0;
+    for (at, &byte) in bytes.iter().enumerate() {
+        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
+            continue;
+        }
+        out.extend_from_slice(&bytes[plain..at]);
+        plain = at + 1;
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            _ => {
+                out.extend_from_slice(b"\\u00");
+                out.push(HEX[usize::from(byte >> 4)]);
+                out.push(HEX[usize::from(byte & 15)]);
+            }
+        }
+    }
+    out.extend_from_slice(&bytes[plain..]);
+    out.push(b'"');
+}
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Appends bytes as lower-case hexadecimal digits.
+pub fn write_hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    for byte in bytes {
+        out.push(HEX[usize::from(byte >> 4)]);
+        out.push(HEX[usize::from(byte & 15)]);
+    }
+}
+
+/// Appends a whole number.
+pub fn write_int(out: &mut Vec<u8>, value: i64) {
+    if value < 0 {
+        out.push(b'-');
+    }
+    write_digits(out, value.unsigned_abs());
+}
+
+/// Appends an unsigned whole number.
+pub fn write_digits(out: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        // A decimal digit always fits a byte.
+        #[allow(clippy::cast_possible_truncation)]
+        let digit = (value % 10) as u8;
+        digits[start] = b'0' + digit;
+        value /= 10;
+        if value == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[start..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn accepts(text: &str) -> JsonResult<()> {
+        let mut reader = Reader::new(text, 32);
+        reader.skip()?;
+        reader.end()
+    }
+
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            any::<f64>().prop_map(Into::into),
+            any::<String>().prop_map(Into::into),
+        ];
+        leaf.prop_recursive(5, 40, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+                prop::collection::hash_map(any::<String>(), inner, 0..6)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_serde_json_writes(value in json()) {
+            prop_assert_eq!(accepts(&value.to_string()), Ok(()));
+            prop_assert_eq!(accepts(&serde_json::to_string_pretty(&value).unwrap_or_default()), Ok(()));
+        }
+
+        #[test]
+        fn a_cut_or_changed_text_agrees_with_serde_json(
+            value in json(), at: prop::sample::Index, byte in 0x20u8..0x7f
+        ) {
+            let mut text = value.to_string().into_bytes();
+            let at = at.index(text.len());
+            text[at] = byte;
+            if let Ok(text) = String::from_utf8(text) {
+                let oracle = serde_json::from_str::<serde::de::IgnoredAny>(&text);
+                prop_assert_eq!(accepts(&text).is_ok(), oracle.is_ok(), "{}", text);
+                if let Some(cut) = text.get(..at) {
+                    let oracle = serde_json::from_str::<serde::de::IgnoredAny>(cut);
+                    prop_assert_eq!(accepts(cut).is_ok(), oracle.is_ok(), "{}", cut);
+                }
+            }
+        }
+
+        #[test]
+        fn strings_survive_write_and_read(text: String) {
+            let mut out = Vec::new();
+            write_string(&mut out, &text);
+            let written = String::from_utf8(out).expect("writes UTF-8");
+            prop_assert_eq!(serde_json::from_str::<String>(&written).ok(), Some(text.clone()));
+            let read = Reader::new(&written, 1).string().map(Cow::into_owned);
+            prop_assert_eq!(read, Ok(text));
+        }
+
+        #[test]
+        fn escapes_read_as_serde_json_reads_them(text in r#"(\\u[0-9a-fA-F]{4}|\\["\\/bfnrt]|[a-z])*"#) {
+            let quoted = format!("\"{text}\"");
+            let read = Reader::new(&quoted, 1).string().map(Cow::into_owned).ok();
+            prop_assert_eq!(read, serde_json::from_str::<String>(&quoted).ok());
+        }
+
+        #[test]
+        fn integers_print_as_the_standard_library_prints_them(value: i64) {
+            let mut out = Vec::new();
+            write_int(&mut out, value);
+            prop_assert_eq!(String::from_utf8(out).ok(), Some(value.to_string()));
+        }
+    }
+
+    #[test]
+    fn nesting_is_bounded() {
+        let deep = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert_eq!(accepts(&deep(32)), Ok(()));
+        assert_eq!(
+            accepts(&deep(33)).map_err(|e| e.kind),
+            Err(JsonErrorKind::TooDeep)
+        );
+        assert_eq!(
+            accepts(&"[".repeat(1_000_000)).map_err(|e| e.kind),
+            Err(JsonErrorKind::TooDeep)
+        );
+    }
+}
