@@ -1,0 +1,154 @@
+"""Plain data into msgspec types, with every fault reported rather than the first.
+
+msgspec stops at the first fault of a document; whoever edits a file by hand wants the whole list.
+So structs, lists and tables are walked here, entry by entry, and only the leaves are left to
+msgspec. Setup data (JSON) and configuration (TOML) share this walk.
+"""
+
+import functools
+import re
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from bss_stream.errors import ConfigError
+
+_SHOWN_LENGTH_MAX = 80
+"""A longer value is cut in a fault: the message is for a terminal."""
+
+_PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Faults:
+    """Collects faults, one line each: `file: path: what is there and what would be right`."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def add(self, file: str, path: str, message: str) -> None:
+        """Note one fault. `path` is a JSON path, empty for the file as a whole."""
+        self.lines.append(f"{file}: {path}: {message}" if path else f"{file}: {message}")
+
+    def raise_if_any(self) -> None:
+        """Raise ConfigError with every fault noted so far."""
+        if self.lines:
+            raise ConfigError(self.lines)
+
+
+def key_path(path: str, key: str) -> str:
+    """The JSON path of `key` in the object at `path`."""
+    return f"{path}.{key}" if _PLAIN_KEY.fullmatch(key) else f"{path}[{show(key)}]"
+
+
+def show(value: object) -> str:
+    """A value as a fault names it: in JSON's spelling, cut when long."""
+    try:
+        text = msgspec.json.encode(value).decode()
+    except (TypeError, ValueError, OverflowError, RecursionError):
+        text = repr(type(value))
+    return text if len(text) <= _SHOWN_LENGTH_MAX else text[:_SHOWN_LENGTH_MAX] + "..."
+
+
+def convert(data: object, to: Any, faults: Faults, file: str, path: str = "$") -> Any:
+    """`data` as a `to`, or None after noting every fault.
+
+    Strict: a string is no number, and a field that the type does not have is a fault. A leaf may
+    say in `msgspec.Meta(description=...)` what would be right, and in `extra={"secret": True}`
+    that its value must not be shown.
+    """
+    metas, bare = _unwrap(to)
+    origin, args = get_origin(bare), get_args(bare)
+    if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
+        if isinstance(data, dict):
+            return _convert_struct(data, bare, faults, file, path)
+    elif origin is tuple and isinstance(data, list):
+        return _convert_list(data, args[0], metas, faults, file, path)
+    elif origin is dict and isinstance(data, dict):
+        return _convert_table(data, args, metas, faults, file, path)
+    return _convert_leaf(data, to, metas, faults, file, path)
+
+
+def _unwrap(to: Any) -> tuple[tuple[msgspec.Meta, ...], Any]:
+    if get_origin(to) is Annotated:
+        bare, *metas = get_args(to)
+        return tuple(meta for meta in metas if isinstance(meta, msgspec.Meta)), bare
+    return (), to
+
+
+@functools.cache
+def _hints(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    return get_type_hints(struct, include_extras=True)
+
+
+def _convert_struct(
+    data: dict[str, Any], struct: type[msgspec.Struct], faults: Faults, file: str, path: str
+) -> Any:
+    before = len(faults.lines)
+    hints = _hints(struct)
+    values: dict[str, Any] = {}
+    fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+    for key in data.keys() - fields.keys():
+        known = ", ".join(fields)
+        faults.add(file, key_path(path, key), f"unknown field, expected one of {known}")
+    for key, field in fields.items():
+        if key in data:
+            at = key_path(path, key)
+            values[field.name] = convert(data[key], hints[field.name], faults, file, at)
+        elif field.required:
+            faults.add(file, key_path(path, key), "missing field")
+    return struct(**values) if len(faults.lines) == before else None
+
+
+def _convert_list(
+    data: list[Any],
+    item: Any,
+    metas: tuple[msgspec.Meta, ...],
+    faults: Faults,
+    file: str,
+    path: str,
+) -> Any:
+    before = len(faults.lines)
+    items = [convert(one, item, faults, file, f"{path}[{i}]") for i, one in enumerate(data)]
+    _check_length(len(data), metas, faults, file, path)
+    return tuple(items) if len(faults.lines) == before else None
+
+
+def _convert_table(
+    data: dict[str, Any],
+    args: tuple[Any, ...],
+    metas: tuple[msgspec.Meta, ...],
+    faults: Faults,
+    file: str,
+    path: str,
+) -> Any:
+    before = len(faults.lines)
+    table = {}
+    for key, value in data.items():
+        at = key_path(path, key)
+        table[convert(key, args[0], faults, file, at)] = convert(value, args[1], faults, file, at)
+    _check_length(len(data), metas, faults, file, path)
+    return table if len(faults.lines) == before else None
+
+
+def _check_length(
+    length: int, metas: tuple[msgspec.Meta, ...], faults: Faults, file: str, path: str
+) -> None:
+    for meta in metas:
+        if meta.min_length is not None and length < meta.min_length:
+            faults.add(file, path, f"has {length} entries, expected at least {meta.min_length}")
+
+
+def _convert_leaf(
+    data: object, to: Any, metas: tuple[msgspec.Meta, ...], faults: Faults, file: str, path: str
+) -> Any:
+    try:
+        return msgspec.convert(data, to, strict=True)
+    except msgspec.ValidationError as error:
+        message, _, inner = str(error).partition(" - at `$")
+        wanted = next((meta.description for meta in metas if meta.description), None)
+        if wanted is not None:
+            message = f"Expected {wanted}"
+        secret = any((meta.extra or {}).get("secret") for meta in metas)
+        shown = "(hidden)" if secret else show(data)
+        faults.add(file, path + inner.rstrip("`"), f"{shown}: {message[0].lower()}{message[1:]}")
+        return None
