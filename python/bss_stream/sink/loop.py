@@ -1,0 +1,214 @@
+"""The sink's loop: read ledger records, write them with their offsets, never skip one."""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, TypeVar
+
+from bss_stream import topics
+from bss_stream.errors import LogError, OffsetOutOfRangeError
+from bss_stream.log.protocol import Consumer, Fetched, Log, Offsets, TopicPartition
+from bss_stream.sink.entry import decode_fetched
+from bss_stream.sink.store import LedgerStore, StoreUnavailableError, Written
+
+_log: Final = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+class SinkSettings(NamedTuple):
+    """How the sink reads and waits."""
+
+    group: str = "bss-sink"
+    """The consumer group: it shares out the partitions; where to read on is the database's say."""
+    records_max: int = 4096
+    """The most records in one SQL transaction."""
+    poll_timeout_s: float = 0.25
+    drain_timeout_s: float = 5.0
+    """How long a stopped sink goes on reading what the log still holds."""
+    backoff_s_min: float = 0.1
+    backoff_s_max: float = 10.0
+    group_commit_interval_s: float = 5.0
+    """How often the group's offsets, which only lag monitors read, follow the database's."""
+
+
+DEFAULT_SETTINGS: Final = SinkSettings()
+
+
+@dataclass
+class SinkCounters:
+    """What the sink has done since it started."""
+
+    entries: int = 0
+    duplicates: int = 0
+    """Entries that were in the database already, byte for byte."""
+    rejects: Counter[str] = field(default_factory=Counter)
+    """Records that went to sink_rejects, by reason."""
+    batches: int = 0
+    unavailable: int = 0
+    """Attempts that found the database gone."""
+    group_commit_failures: int = 0
+
+
+class LedgerSink:
+    """Copies the ledger topics of `log` to `store`, each entry once.
+
+    The database holds the next offset of every partition in the transaction of the entries, and
+    reading starts there on every assignment, so neither a crash nor a wrong group offset loses
+    or repeats an entry.
+    """
+
+    def __init__(
+        self, log: Log, store: LedgerStore, settings: SinkSettings = DEFAULT_SETTINGS
+    ) -> None:
+        self.counters = SinkCounters()
+        self._log = log
+        self._store = store
+        self._settings = settings
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger-sink")
+        # Where the consumer was sent to the database's offset since the last assignment. What it
+        # reads elsewhere is thrown away: it may start behind a gap.
+        self._placed: set[TopicPartition] = set()
+        self._uncommitted: dict[TopicPartition, int] = {}
+        self._stop = asyncio.Event()
+        self._drain_until_s: float | None = None
+
+    async def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        """Forget partitions. A batch in hand is still written: the database sorts it out."""
+        self._placed.difference_update(partitions)
+
+    async def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        """Have partitions placed before anything of them is written.
+
+        The seek waits for the loop, so that a database that is away never holds up a rebalance.
+        """
+        self._placed.difference_update(partitions)
+
+    def stop(self) -> None:
+        """Ask `run` to write what the log still holds and return."""
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Copy until `stop`.
+
+        Raises LogError and SinkError for faults, and StoreUnavailableError when the database was
+        away to the end of the drain time; the log keeps what was not written.
+        """
+        try:
+            await self._persist(self._store.open)
+            consumer = await self._log.consumer(self._settings.group, topics.LEDGERS, self)
+            try:
+                await self._copy(consumer)
+                await self._commit_group(consumer)
+            finally:
+                await consumer.close()
+        finally:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
+            self._thread.shutdown(wait=False)
+
+    async def _copy(self, consumer: Consumer) -> None:
+        loop = asyncio.get_running_loop()
+        commit_at_s = loop.time() + self._settings.group_commit_interval_s
+        while True:
+            await self._place(consumer)
+            fetched = await self._poll(consumer)
+            if fetched:
+                await self._write(fetched)
+            if self._past_drain_time() or (not fetched and await self._drained(consumer)):
+                return
+            if loop.time() >= commit_at_s:
+                await self._commit_group(consumer)
+                commit_at_s = loop.time() + self._settings.group_commit_interval_s
+
+    async def _place(self, consumer: Consumer) -> None:
+        if consumer.assignment() <= self._placed:
+            return
+        stored = await self._persist(self._store.offsets)
+        due = consumer.assignment() - self._placed
+        # Placed before the seek returns: a partition lost meanwhile is struck off again.
+        self._placed |= due
+        await consumer.seek({partition: stored.get(partition, 0) for partition in due})
+
+    async def _poll(self, consumer: Consumer) -> list[Fetched]:
+        try:
+            fetched = await consumer.poll(self._settings.records_max, self._settings.poll_timeout_s)
+        except OffsetOutOfRangeError:
+            # A stale offset of the group is no loss while the database's is still to be sought.
+            if consumer.assignment() <= self._placed:
+                raise
+            return []
+        return [
+            part for part in fetched if TopicPartition(part.topic, part.partition) in self._placed
+        ]
+
+    async def _write(self, fetched: list[Fetched]) -> None:
+        offsets = {TopicPartition(part.topic, part.partition): part.next_offset for part in fetched}
+
+        def write() -> Written:
+            return self._store.write(decode_fetched(fetched), offsets)
+
+        written = await self._persist(write)
+        self.counters.batches += 1
+        self.counters.entries += written.inserted
+        self.counters.duplicates += written.duplicates
+        self.counters.rejects.update(written.rejects)
+        self._uncommitted.update(offsets)
+        if written.rejects:
+            _log.error("ledger records rejected: %s", _listed(written.rejects.items()))
+
+    async def _drained(self, consumer: Consumer) -> bool:
+        if not self._stop.is_set() or not consumer.assignment() <= self._placed:
+            return False
+        return not any((await consumer.lag()).values())
+
+    def _past_drain_time(self) -> bool:
+        """Whether a stopped sink has used up its drain time; the first question starts it."""
+        if not self._stop.is_set():
+            return False
+        now_s = asyncio.get_running_loop().time()
+        if self._drain_until_s is None:
+            self._drain_until_s = now_s + self._settings.drain_timeout_s
+        return now_s >= self._drain_until_s
+
+    async def _persist(self, call: Callable[[], T]) -> T:
+        """Make a call of the store in its thread, again and again while the database is away."""
+        backoff_s = self._settings.backoff_s_min
+        while True:
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+            except StoreUnavailableError as error:
+                self.counters.unavailable += 1
+                if self._past_drain_time():
+                    raise
+                _log.warning("%s: trying again in %.1f s", error, backoff_s)
+            await self._pause(backoff_s)
+            backoff_s = min(backoff_s * 2, self._settings.backoff_s_max)
+
+    async def _pause(self, pause_s: float) -> None:
+        if self._stop.is_set():
+            await asyncio.sleep(min(pause_s, self._settings.backoff_s_min))
+            return
+        try:
+            await asyncio.wait_for(self._stop.wait(), pause_s)
+        except TimeoutError:
+            return
+
+    async def _commit_group(self, consumer: Consumer) -> None:
+        owned = consumer.assignment()
+        offsets: Offsets = {p: o for p, o in self._uncommitted.items() if p in owned}
+        self._uncommitted.clear()
+        if not offsets:
+            return
+        try:
+            await consumer.commit(offsets)
+        except LogError as error:
+            # Nothing depends on the group's offsets, and the next commit carries later ones.
+            self.counters.group_commit_failures += 1
+            _log.warning("group %s did not take its offsets: %s", self._settings.group, error)
+
+
+def _listed(counts: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{count} {reason}" for reason, count in counts)

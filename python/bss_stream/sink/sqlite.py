@@ -1,0 +1,232 @@
+"""The ledger database in one SQLite file, in WAL mode."""
+
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Final
+
+from bss_stream.errors import SinkError
+from bss_stream.log.protocol import Offsets, TopicPartition
+from bss_stream.sink.entry import Batch, EntryRow, Reject, conflict
+from bss_stream.sink.store import (
+    ENTRY_COLUMNS,
+    Snapshot,
+    StoreUnavailableError,
+    Written,
+    schema_too_new,
+)
+
+MIGRATIONS: Final = (
+    (
+        """CREATE TABLE ledger_entries (
+             entry_id TEXT NOT NULL PRIMARY KEY,
+             ledger TEXT NOT NULL CHECK (ledger IN ('payment', 'service')),
+             plan_id TEXT NOT NULL,
+             seq INTEGER NOT NULL,
+             kind TEXT NOT NULL,
+             service_id TEXT,
+             signal_id TEXT,
+             source TEXT NOT NULL,
+             event_at_ms INTEGER NOT NULL,
+             recorded_at_ms INTEGER NOT NULL,
+             units INTEGER NOT NULL,
+             amount_minor INTEGER NOT NULL,
+             currency TEXT NOT NULL,
+             entry TEXT NOT NULL,
+             UNIQUE (plan_id, seq)
+           ) STRICT""",
+        "CREATE INDEX ledger_entries_kind_time ON ledger_entries (kind, event_at_ms)",
+        "CREATE INDEX ledger_entries_signal ON ledger_entries (signal_id)",
+        """CREATE TABLE sink_offsets (
+             topic TEXT NOT NULL,
+             "partition" INTEGER NOT NULL,
+             next_offset INTEGER NOT NULL,
+             PRIMARY KEY (topic, "partition")
+           ) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE sink_rejects (
+             topic TEXT NOT NULL,
+             "partition" INTEGER NOT NULL,
+             "offset" INTEGER NOT NULL,
+             reason TEXT NOT NULL,
+             error TEXT NOT NULL,
+             record_key BLOB NOT NULL,
+             raw BLOB,
+             PRIMARY KEY (topic, "partition", "offset")
+           ) STRICT""",
+    ),
+)
+"""The statements that lead to each schema version, from 1 on. A released one never changes."""
+
+_INSERT_ENTRY: Final = (
+    f"INSERT INTO ledger_entries ({ENTRY_COLUMNS}) "
+    f"VALUES ({', '.join('?' * len(EntryRow._fields))}) ON CONFLICT DO NOTHING"
+)
+_INSERT_REJECT: Final = (
+    f"INSERT INTO sink_rejects VALUES ({', '.join('?' * len(Reject._fields))}) "
+    "ON CONFLICT DO NOTHING"
+)
+# Max, because a member that lost the partition may still write a batch that it had in hand.
+_UPSERT_OFFSET: Final = """
+    INSERT INTO sink_offsets VALUES (?, ?, ?)
+    ON CONFLICT DO UPDATE SET next_offset = max(next_offset, excluded.next_offset)"""
+
+_BUSY_TIMEOUT_S: Final = 10.0
+
+
+@contextmanager
+def _faults(path: str) -> Iterator[None]:
+    """Turn sqlite3's errors into the sink's."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        message = f"ledger database {path}: {error}"
+        code = getattr(error, "sqlite_errorcode", None) or 0
+        if code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise StoreUnavailableError(message) from error
+        raise SinkError(message) from error
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection, mode: str) -> Iterator[None]:
+    connection.execute(f"BEGIN {mode}")
+    try:
+        yield
+    except BaseException:
+        # A full disk or the like makes SQLite roll back by itself.
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+class SqliteLedgerStore:
+    """A LedgerStore in the file at `path`, created when missing."""
+
+    def __init__(self, path: str | Path) -> None:
+        self._path = str(path)
+        self._connection: sqlite3.Connection | None = None
+
+    def open(self) -> None:
+        with _faults(self._path):
+            self._open()
+
+    def offsets(self) -> dict[TopicPartition, int]:
+        with _faults(self._path):
+            rows = self._open().execute("SELECT topic, partition, next_offset FROM sink_offsets")
+            return {TopicPartition(topic, partition): offset for topic, partition, offset in rows}
+
+    def write(self, batch: Batch, offsets: Offsets) -> Written:
+        with _faults(self._path):
+            connection = self._open()
+            with _transaction(connection, "IMMEDIATE"):
+                inserted = connection.executemany(_INSERT_ENTRY, batch.entries).rowcount
+                inserted = max(inserted, 0)  # -1 when the batch has no entry
+                conflicts: list[Reject] = []
+                if inserted < len(batch.entries):
+                    conflicts = _conflicts(connection, batch)
+                rejects = batch.rejects + conflicts
+                connection.executemany(_INSERT_REJECT, rejects)
+                connection.executemany(
+                    _UPSERT_OFFSET, [(*partition, offset) for partition, offset in offsets.items()]
+                )
+        duplicates = len(batch.entries) - inserted - len(conflicts)
+        return Written(inserted, duplicates, Counter(reject.reason.value for reject in rejects))
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        with _faults(self._path):
+            self._open()
+            with (
+                closing(_connect(self._path)) as connection,
+                _transaction(connection, "DEFERRED"),
+            ):
+                yield _SqliteSnapshot(connection)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None:
+            connection = _connect(self._path)
+            try:
+                _migrate(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
+        return self._connection
+
+
+class _SqliteSnapshot:
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def entries(self) -> Iterator[EntryRow]:
+        rows = self._connection.execute(
+            f"SELECT {ENTRY_COLUMNS} FROM ledger_entries ORDER BY plan_id, seq"
+        )
+        return map(EntryRow._make, rows)
+
+    def rejects(self) -> dict[str, int]:
+        rows = self._connection.execute(
+            "SELECT reason, count(*) FROM sink_rejects GROUP BY reason ORDER BY reason"
+        )
+        return dict(rows.fetchall())
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    # The sink's one thread makes all calls, but another may close what it left open.
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        # A power cut may undo the last transactions, each whole: the log has them still.
+        connection.execute("PRAGMA synchronous = NORMAL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    with _transaction(connection, "IMMEDIATE"):
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS sink_migrations "
+            "(version INTEGER PRIMARY KEY, applied_at_ms INTEGER NOT NULL) STRICT"
+        )
+        (version,) = connection.execute(
+            "SELECT coalesce(max(version), 0) FROM sink_migrations"
+        ).fetchone()
+        if version > len(MIGRATIONS):
+            raise schema_too_new(version, len(MIGRATIONS))
+        for number, statements in enumerate(MIGRATIONS[version:], version + 1):
+            for statement in statements:
+                connection.execute(statement)
+            applied_at_ms = time.time_ns() // 1_000_000
+            connection.execute("INSERT INTO sink_migrations VALUES (?, ?)", (number, applied_at_ms))
+
+
+def _conflicts(connection: sqlite3.Connection, batch: Batch) -> list[Reject]:
+    found = []
+    for index, row in enumerate(batch.entries):
+        stored = connection.execute(
+            "SELECT entry FROM ledger_entries WHERE entry_id = ?", (row.entry_id,)
+        ).fetchone()
+        holder = None
+        if stored is None:
+            holder = connection.execute(
+                "SELECT entry_id FROM ledger_entries WHERE plan_id = ? AND seq = ?",
+                (row.plan_id, row.seq),
+            ).fetchone()
+        reject = conflict(
+            batch, index, stored[0] if stored else None, holder[0] if holder else None
+        )
+        if reject is not None:
+            found.append(reject)
+    return found
