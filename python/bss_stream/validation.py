@@ -7,7 +7,8 @@ msgspec. Setup data (JSON) and configuration (TOML) share this walk.
 
 import functools
 import re
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -17,6 +18,28 @@ _SHOWN_LENGTH_MAX = 80
 """A longer value is cut in a fault: the message is for a terminal."""
 
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class Secret:
+    """Text that no repr, log line or fault shows; `reveal` gives it out on purpose."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """The text itself."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "Secret(hidden)"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._text == other._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
 
 
 class Faults:
@@ -53,10 +76,9 @@ def convert(data: object, to: Any, faults: Faults, file: str, path: str = "$") -
     """`data` as a `to`, or None after noting every fault.
 
     Strict: a string is no number, and a field that the type does not have is a fault. A leaf may
-    say in `msgspec.Meta(description=...)` what would be right, and in `extra={"secret": True}`
-    that its value must not be shown.
+    say in `msgspec.Meta(description=...)` what would be right; a Secret's value is never shown.
     """
-    metas, bare = _unwrap(to)
+    metas, bare = unwrap(to)
     origin, args = get_origin(bare), get_args(bare)
     if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
         if isinstance(data, dict):
@@ -65,18 +87,33 @@ def convert(data: object, to: Any, faults: Faults, file: str, path: str = "$") -
         return _convert_list(data, args[0], metas, faults, file, path)
     elif origin is dict and isinstance(data, dict):
         return _convert_table(data, args, metas, faults, file, path)
-    return _convert_leaf(data, to, metas, faults, file, path)
+    return _convert_leaf(data, to, faults, file, path)
 
 
-def _unwrap(to: Any) -> tuple[tuple[msgspec.Meta, ...], Any]:
+def unwrap(to: Any) -> tuple[tuple[msgspec.Meta, ...], Any]:
+    """(what a type's annotations say, the bare type). An optional type says what its value says."""
     if get_origin(to) is Annotated:
         bare, *metas = get_args(to)
         return tuple(meta for meta in metas if isinstance(meta, msgspec.Meta)), bare
+    if get_origin(to) in (Union, UnionType):
+        return tuple(meta for one in get_args(to) for meta in unwrap(one)[0]), to
     return (), to
 
 
+def expected(to: Any) -> str | None:
+    """What would be right for a leaf, in words; None if its type has nothing to say."""
+    metas, bare = unwrap(to)
+    described = next((meta.description for meta in metas if meta.description), None)
+    if described is not None:
+        return described
+    if get_origin(bare) is Literal:
+        return "one of " + ", ".join(map(show, get_args(bare)))
+    return None
+
+
 @functools.cache
-def _hints(struct: type[msgspec.Struct]) -> dict[str, Any]:
+def hints(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    """The types of a struct's fields, with their annotations."""
     return get_type_hints(struct, include_extras=True)
 
 
@@ -84,7 +121,7 @@ def _convert_struct(
     data: dict[str, Any], struct: type[msgspec.Struct], faults: Faults, file: str, path: str
 ) -> Any:
     before = len(faults.lines)
-    hints = _hints(struct)
+    types = hints(struct)
     values: dict[str, Any] = {}
     fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
     for key in data.keys() - fields.keys():
@@ -93,7 +130,7 @@ def _convert_struct(
     for key, field in fields.items():
         if key in data:
             at = key_path(path, key)
-            values[field.name] = convert(data[key], hints[field.name], faults, file, at)
+            values[field.name] = convert(data[key], types[field.name], faults, file, at)
         elif field.required:
             faults.add(file, key_path(path, key), "missing field")
     return struct(**values) if len(faults.lines) == before else None
@@ -138,17 +175,27 @@ def _check_length(
             faults.add(file, path, f"has {length} entries, expected at least {meta.min_length}")
 
 
-def _convert_leaf(
-    data: object, to: Any, metas: tuple[msgspec.Meta, ...], faults: Faults, file: str, path: str
-) -> Any:
+def _convert_leaf(data: object, to: Any, faults: Faults, file: str, path: str) -> Any:
     try:
-        return msgspec.convert(data, to, strict=True)
+        return msgspec.convert(data, to, strict=True, dec_hook=_decode)
     except msgspec.ValidationError as error:
         message, _, inner = str(error).partition(" - at `$")
-        wanted = next((meta.description for meta in metas if meta.description), None)
+        wanted = expected(to)
         if wanted is not None:
-            message = f"Expected {wanted}"
-        secret = any((meta.extra or {}).get("secret") for meta in metas)
-        shown = "(hidden)" if secret else show(data)
-        faults.add(file, path + inner.rstrip("`"), f"{shown}: {message[0].lower()}{message[1:]}")
+            message = f"expected {wanted}"
+        shown = "" if _hides(to) else f"{show(data)}: "
+        faults.add(file, path + inner.rstrip("`"), f"{shown}{message[0].lower()}{message[1:]}")
         return None
+
+
+def _hides(to: Any) -> bool:
+    """Whether a fault must not show the value: a secret, or where a table with one belongs."""
+    _, bare = unwrap(to)
+    is_table = isinstance(bare, type) and issubclass(bare, msgspec.Struct)
+    return is_table or Secret in (bare, *get_args(bare))
+
+
+def _decode(to: type, data: object) -> object:
+    if to is Secret and isinstance(data, str):
+        return Secret(data)
+    raise msgspec.ValidationError(f"Expected `str`, got `{type(data).__name__}`")

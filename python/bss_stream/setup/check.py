@@ -154,6 +154,7 @@ def _check_service(file: str, service: ServiceFile, index: Index, faults: Faults
 def _check_bundle(file: str, bundle: BundleFile, index: Index, faults: Faults) -> None:
     consumers: dict[str, list[str]] = {"none": [], "swap": [], "energy": []}
     fleets: dict[str, str] = {}
+    assets = 0
     complete = True
     for i, service_id in enumerate(bundle.services):
         path = f"$.services[{i}]"
@@ -165,7 +166,8 @@ def _check_bundle(file: str, bundle: BundleFile, index: Index, faults: Faults) -
             complete = False
             continue
         consumers[CONSUMES[service.service_type]].append(service_id)
-        if service.fleet_id is not None:
+        assets += service.service_type == "asset"
+        if service.service_type == "asset" and service.fleet_id is not None:
             other = fleets.setdefault(service.fleet_id, service_id)
             if other != service_id:
                 message = f"{show(service_id)}: has the same fleet as {show(other)}"
@@ -176,7 +178,7 @@ def _check_bundle(file: str, bundle: BundleFile, index: Index, faults: Faults) -
             faults.add(file, "$.services", f"{named}: expected at most one that counts {what}")
     if complete and not consumers["swap"]:
         faults.add(file, "$.services", "no service counts swaps, expected one of type swap")
-    if complete and not fleets:
+    if complete and not assets:
         faults.add(file, "$.services", "no service has a fleet, expected one of type asset")
 
 

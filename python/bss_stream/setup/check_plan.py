@@ -103,7 +103,7 @@ class PlanCheck:
             if service is not None:
                 self._check_service(path, terms, service, tier)
         for service_id in () if bundle is None else bundle.services:
-            if service_id not in configured:
+            if service_id not in configured and service_id in self.index.services.by_id:
                 self._add("$.services", f"expected an entry for the bundle's {show(service_id)}")
 
     def _check_service(
@@ -197,7 +197,7 @@ class PlanCheck:
             return
         served = {fleet for station in stations if station is not None for fleet in station.fleets}
         for fleet_id in self._fleets():
-            if fleet_id not in served:
+            if fleet_id not in served and fleet_id in self.index.fleets.by_id:
                 message = f"no allowed location has the bundle's {show(fleet_id)}, expected one"
                 self._add("$.allowed_locations", message)
 

@@ -4,7 +4,8 @@ Money and quantities are decimal text in currency units or in the service's usag
 turns them into whole units. Every file carries the header from which its own name follows.
 """
 
-from typing import Annotated, Any, ClassVar, Final, Literal
+import re
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeGuard
 
 import msgspec
 from msgspec import Meta
@@ -12,10 +13,12 @@ from msgspec import Meta
 INFINITE: Final = "infinite"
 EVERYWHERE: Final = "*"
 
+_ID = r"^[A-Za-z0-9._:@-]{1,64}\Z"
+
 Id = Annotated[
     str,
     Meta(
-        pattern=r"^[A-Za-z0-9._:@-]{1,64}\Z",
+        pattern=_ID,
         description="an id of 1 to 64 characters out of A-Z a-z 0-9 . _ : @ -",
     ),
 ]
@@ -53,6 +56,11 @@ Quantity = Annotated[
 Multiplier = Annotated[str, Meta(description='a factor as text, such as "1.5"')]
 Days = Annotated[int, Meta(ge=1, le=3660, description="whole days, 1 to 3660")]
 Count = Annotated[int, Meta(ge=0, le=100_000, description="a whole number, 0 to 100000")]
+
+
+def is_id(value: object) -> TypeGuard[str]:
+    """Whether a value is an id that every part of the system takes."""
+    return isinstance(value, str) and re.match(_ID, value) is not None
 
 
 class Document(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -14,6 +14,7 @@ from bss_stream.setup.documents import (
     ServiceFile,
     Station,
     TermsFile,
+    is_id,
 )
 from bss_stream.setup.market import Market, Source
 from bss_stream.validation import Faults, show
@@ -27,17 +28,18 @@ _SHOWN_MAX = 8
 class Table(Generic[E]):
     """The entities of one type in one market.
 
-    An id whose file has faults is known without its entity, so that a broken file draws no faults
-    about references to it.
+    An id whose file has faults is known without its entity, and where an id itself cannot be read
+    nothing is called unknown, so that a broken file draws no faults about references to it.
     """
 
     def __init__(self, noun: str) -> None:
         self.noun = noun
         self.by_id: dict[str, E | None] = {}
+        self.has_unreadable_ids = False
 
     def find(self, key: str, faults: Faults, file: str, path: str) -> E | None:
         """The entity, or None if its file has faults or (after noting that) there is none."""
-        if key not in self.by_id:
+        if key not in self.by_id and not self.has_unreadable_ids:
             known = sorted(self.by_id)
             more = ", ..." if len(known) > _SHOWN_MAX else ""
             listed = (", ".join(known[:_SHOWN_MAX]) or "none") + more
@@ -82,6 +84,9 @@ def build(markets: Sequence[Market], faults: Faults) -> list[Index]:
                 continue
             table = index.of(source.kind)
             for path, key, entity in _entities(source):
+                if not is_id(key):
+                    table.has_unreadable_ids = True
+                    continue
                 table.by_id[key] = entity
                 place = f"{source.file}: {path}"
                 other = first.setdefault((table.noun, key), place)
@@ -92,22 +97,14 @@ def build(markets: Sequence[Market], faults: Faults) -> list[Index]:
     return indexes
 
 
-def _entities(source: Source) -> Iterator[tuple[str, str, object]]:
-    """(JSON path of the id, id, entity or None) of what one file defines."""
+def _entities(source: Source) -> Iterator[tuple[str, Any, Any]]:
+    """(JSON path of the id, what stands there, entity or None) of what one file defines."""
     kind: type[Document] = source.kind
     if kind.ROWS is None:
-        yield from _entity(source.data, kind.ID, f"$.{kind.ID}", source.document)
+        yield f"$.{kind.ID}", source.data.get(kind.ID), source.document
         return
     rows = source.data.get(kind.ROWS)
     built = None if source.document is None else getattr(source.document, kind.ROWS)
-    for i, row in enumerate(rows if isinstance(rows, list) else []):
-        path = f"$.{kind.ROWS}[{i}].{kind.ID}"
-        yield from _entity(row, kind.ID, path, None if built is None else built[i])
-
-
-def _entity(
-    data: object, field: str, path: str, entity: object
-) -> Iterator[tuple[str, str, object]]:
-    key = data.get(field) if isinstance(data, dict) else None
-    if isinstance(key, str):
-        yield path, key, entity
+    for i, row in enumerate(rows if isinstance(rows, list) else [None]):
+        key = row.get(kind.ID) if isinstance(row, dict) else None
+        yield f"$.{kind.ROWS}[{i}].{kind.ID}", key, None if built is None else built[i]
