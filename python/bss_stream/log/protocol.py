@@ -44,7 +44,12 @@ Offsets = Mapping[TopicPartition, int]
 
 
 class RebalanceListener(Protocol):
-    """Told of partitions won and lost; the consumer waits for both calls to return."""
+    """Told of partitions won and lost; the consumer waits for both calls to return.
+
+    At every change of members each of them loses all it owns and then wins its new share. Within
+    `on_revoked` the partitions are still owned, so their offsets can be committed; within
+    `on_assigned` they are already owned, so they can be sought. Never called with no partitions.
+    """
 
     async def on_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
 
@@ -58,14 +63,19 @@ class Consumer(Protocol):
         """Wait until something can be read or `timeout_s` has passed.
 
         Starts each partition at the group's committed offset, or at the beginning of the log.
-        Raises OffsetOutOfRangeError when a committed offset lies below the log's start.
+        Raises OffsetOutOfRangeError when a committed offset lies below the log's start, and what
+        the listener raised if it failed. One task polls; `records_max` is kept roughly (a backend
+        may hand out whole chunks).
         """
 
     def assignment(self) -> frozenset[TopicPartition]:
         """The partitions that this member owns now."""
 
     async def commit(self, offsets: Offsets) -> None:
-        """Commit outside a transaction (at least once: the publisher's way)."""
+        """Commit outside a transaction (at least once: the publisher's way).
+
+        Raises LogError for a partition that this member does not own (any more).
+        """
 
     async def seek(self, offsets: Offsets) -> None:
         """Read on from these offsets."""
@@ -74,11 +84,11 @@ class Consumer(Protocol):
         """Records between this member's position and the last committed record."""
 
     async def close(self) -> None:
-        """Leave the group."""
+        """Leave the group; `on_revoked` is awaited for what this member still owns."""
 
 
 class Transaction(Protocol):
-    """What commits together or not at all."""
+    """What commits together or not at all; used only within its `async with`."""
 
     def append(self, chunks: Sequence[Chunk]) -> None:
         """Add records."""
@@ -108,10 +118,24 @@ class Appender(Protocol):
     async def close(self) -> None: ...
 
 
-class Log(Protocol):
-    """A set of topics, each with `partitions` partitions."""
+class ReadableLog(Protocol):
+    """What an audit needs: every committed record, and nothing that changes the log."""
 
     partitions: int
+    """Known once `open` has returned."""
+
+    async def open(self) -> None:
+        """Connect. Raises LogError when the log is not there or does not fit."""
+
+    def replay(self, topic: str, partition: int) -> AsyncIterator[Fetched]:
+        """Every committed record of a partition from its start to its present end, then stop."""
+
+    async def close(self) -> None:
+        """Let the log go."""
+
+
+class Log(ReadableLog, Protocol):
+    """A set of topics, each with `partitions` partitions."""
 
     async def open(self) -> None:
         """Connect and create the topics that are missing (topics.ALL), compacted or not."""
@@ -123,11 +147,6 @@ class Log(Protocol):
     ) -> Consumer: ...
 
     async def transactional_producer(self, transactional_id: str) -> TransactionalProducer: ...
-
-    def replay(self, topic: str, partition: int) -> AsyncIterator[Fetched]:
-        """Every committed record of a partition from its start to its present end, then stop."""
-
-    async def close(self) -> None: ...
 
 
 LogFactory = Callable[[], Awaitable[Log]]
