@@ -6,8 +6,10 @@ msgspec. Setup data (JSON) and configuration (TOML) share this walk.
 """
 
 import functools
+import math
+import operator
 import re
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -78,8 +80,12 @@ def convert(data: object, to: Any, faults: Faults, file: str, path: str = "$") -
     Strict: a string is no number, and a field that the type does not have is a fault. A leaf may
     say in `msgspec.Meta(description=...)` what would be right; a Secret's value is never shown.
     """
+    if data is not None:
+        to = _without_none(to)
     metas, bare = unwrap(to)
     origin, args = get_origin(bare), get_args(bare)
+    if data is None and NoneType in args:
+        return None
     if isinstance(bare, type) and issubclass(bare, msgspec.Struct):
         if isinstance(data, dict):
             return _convert_struct(data, bare, faults, file, path)
@@ -98,6 +104,15 @@ def unwrap(to: Any) -> tuple[tuple[msgspec.Meta, ...], Any]:
     if get_origin(to) in (Union, UnionType):
         return tuple(meta for one in get_args(to) for meta in unwrap(one)[0]), to
     return (), to
+
+
+def _without_none(to: Any) -> Any:
+    """An optional type as its value's: bounds may stand around a number, not around a union."""
+    if get_origin(to) is Annotated:
+        return Annotated[(_without_none(get_args(to)[0]), *to.__metadata__)]
+    if get_origin(to) in (Union, UnionType):
+        return functools.reduce(operator.or_, (one for one in get_args(to) if one is not NoneType))
+    return to
 
 
 def expected(to: Any) -> str | None:
@@ -124,7 +139,7 @@ def _convert_struct(
     types = hints(struct)
     values: dict[str, Any] = {}
     fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
-    for key in data.keys() - fields.keys():
+    for key in (key for key in data if key not in fields):
         known = ", ".join(fields)
         faults.add(file, key_path(path, key), f"unknown field, expected one of {known}")
     for key, field in fields.items():
@@ -176,6 +191,10 @@ def _check_length(
 
 
 def _convert_leaf(data: object, to: Any, faults: Faults, file: str, path: str) -> Any:
+    if isinstance(data, float) and not math.isfinite(data):
+        # TOML has nan, and nan is inside of any bounds.
+        faults.add(file, path, f"{data}: expected {expected(to) or 'a finite number'}")
+        return None
     try:
         return msgspec.convert(data, to, strict=True, dec_hook=_decode)
     except msgspec.ValidationError as error:

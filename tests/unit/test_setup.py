@@ -268,6 +268,15 @@ CASES = {
         "$.services[2].max_quota",
         "no swap is ever possible",
     ),
+    "quota beyond 64 bits": Case(
+        PLAN,
+        put("services", 2, "max_quota", value=10**30),
+        "$.services[2].max_quota",
+        "expected",
+    ),
+    "money beyond 64 bits": Case(
+        PLAN, put("fee", value="1" * 40), "$.fee", "expected at most 12 digits before the point"
+    ),
     "access with a quota": Case(
         PLAN,
         put("services", 0, "initial_quota", value=5),
