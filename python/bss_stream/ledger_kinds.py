@@ -1,0 +1,64 @@
+"""What each kind of ledger entry does to a service's account and to money, as one table.
+
+The engine writes entries by these rules and the audit recomputes by them; docs/ledgers.md says
+the same in words. An entry without a service moves no account, whatever its kind.
+"""
+
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+
+class Money(StrEnum):
+    """What an entry's `amount_minor` was."""
+
+    NONE = "none"
+    RECEIVED = "received"
+    """Paid by the customer; negative when a payment is reversed."""
+    RETURNED = "returned"
+    """Paid back to the customer."""
+    GRANTED = "granted"
+    """Turned from a service's credit into quota."""
+    CHARGED = "charged"
+    """Owed for use beyond the quota; it counts as received once a payment covers it."""
+
+
+class Rule(NamedTuple):
+    """The effect of one kind: factors of `units` and `amount_minor` on the account's fields."""
+
+    ledger: str
+    used: int = 0
+    held: int = 0
+    quota: int = 0
+    credit: int = 0
+    """Factor of `amount_minor`; the other three are factors of `units`."""
+    money: Money = Money.NONE
+    takes_held_units: bool = False
+    """The entry's `held_units`, if present, are taken off `held`."""
+    takes_used_reset_units: bool = False
+    """The entry's `used_reset_units`, if present, are taken off `used`."""
+    may_lift_limit: bool = False
+    """Whether 0 units with an `after.quota` of "infinite" take the limit off the quota."""
+    signed: bool = False
+    """Whether `units` and `amount_minor` may be negative."""
+
+
+RULES: Final = {
+    "quota_granted": Rule("service", quota=1, may_lift_limit=True),
+    "quota_held": Rule("service", held=1),
+    "quota_released": Rule("service", held=-1),
+    "quota_used": Rule("service", used=1, takes_held_units=True),
+    "quota_expired": Rule("service", quota=-1, takes_used_reset_units=True),
+    "quota_adjusted": Rule("service", quota=1, credit=-1, money=Money.GRANTED, signed=True),
+    "quota_shortfall": Rule("service"),
+    "late_issue": Rule("service", used=1, takes_held_units=True),
+    "topup_applied": Rule("service", quota=1, credit=-1, money=Money.GRANTED),
+    "deposit": Rule("payment", money=Money.RECEIVED),
+    "renewal": Rule("payment", money=Money.RECEIVED),
+    "service_payment": Rule("payment", credit=1, money=Money.RECEIVED),
+    "overage_charge": Rule("payment", money=Money.CHARGED),
+    "final_payment": Rule("payment", money=Money.RECEIVED),
+    "settlement": Rule("payment", money=Money.RECEIVED),
+    "refund": Rule("payment", credit=-1, money=Money.RETURNED),
+    "reversal": Rule("payment", credit=1, money=Money.RECEIVED, signed=True),
+}
+"""By kind. Quota without a limit stays without one under every rule."""
