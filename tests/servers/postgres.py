@@ -199,3 +199,11 @@ def postgres(postgres_server: PostgresServer) -> str:
     """The URL of a fresh database."""
     postgres_server.start()
     return postgres_server.create_database(f"test_{next(_numbers)}")
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty ledger database, on SQLite and on PostgreSQL."""
+    if request.param == "postgres":
+        return str(request.getfixturevalue("postgres"))
+    return f"sqlite:{tmp_path / 'ledgers.db'}"

@@ -32,7 +32,7 @@ class SinkSettings(NamedTuple):
     backoff_s_min: float = 0.1
     backoff_s_max: float = 10.0
     group_commit_interval_s: float = 5.0
-    """How often the group's offsets, which only lag monitors read, follow the database's."""
+    """How often the group follows the database; only lag monitors read the group's offsets."""
 
 
 DEFAULT_SETTINGS: Final = SinkSettings()

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
@@ -124,17 +124,7 @@ class PostgresLedgerStore:
     """
 
     def __init__(self, url: str) -> None:
-        try:
-            given = conninfo.conninfo_to_dict(url)
-        except psycopg.ProgrammingError:
-            # libpq's message may quote a piece of the password, so it is not passed on.
-            raise ConfigError(
-                [
-                    "ledger database: the url cannot be read: expected "
-                    "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, special characters "
-                    "of the password percent-encoded"
-                ]
-            ) from None
+        given = _parsed(url)
         missing = {name: value for name, value in _DEFAULTS.items() if name not in given}
         self._conninfo = conninfo.make_conninfo(url, **missing)
         self._name = f"{given.get('dbname')} on {given.get('host')}:{given.get('port')}"
@@ -207,6 +197,23 @@ class PostgresLedgerStore:
             if _is_transient(error):
                 raise StoreUnavailableError(message) from error
             raise SinkError(message) from error
+
+
+def _parsed(url: str) -> dict[str, str | int | None]:
+    given: dict[str, str | int | None] = {"port": "none"}
+    with suppress(psycopg.ProgrammingError):
+        given = conninfo.conninfo_to_dict(url)
+    # libpq looks at the port only when it connects, and then quotes what may be a piece of the
+    # password; so does its message about the url, which is not passed on either.
+    if not all(port.isdecimal() for port in str(given.get("port") or "0").split(",") if port):
+        raise ConfigError(
+            [
+                "ledger database: the url cannot be read: expected "
+                "postgresql://USER:PASSWORD@HOST:PORT/DATABASE, special characters of the "
+                "password percent-encoded"
+            ]
+        )
+    return given
 
 
 class _PostgresSnapshot:

@@ -73,8 +73,6 @@ _UPSERT_OFFSET: Final = """
     INSERT INTO sink_offsets VALUES (?, ?, ?)
     ON CONFLICT DO UPDATE SET next_offset = max(next_offset, excluded.next_offset)"""
 
-_BUSY_TIMEOUT_S: Final = 10.0
-
 
 @contextmanager
 def _faults(path: str) -> Iterator[None]:
@@ -105,8 +103,10 @@ def _transaction(connection: sqlite3.Connection, mode: str) -> Iterator[None]:
 class SqliteLedgerStore:
     """A LedgerStore in the file at `path`, created when missing."""
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, busy_timeout_s: float = 10.0) -> None:
+        """A write waits for `busy_timeout_s` on another process that is writing."""
         self._path = str(path)
+        self._busy_timeout_s = busy_timeout_s
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> None:
@@ -140,7 +140,7 @@ class SqliteLedgerStore:
         with _faults(self._path):
             self._open()
             with (
-                closing(_connect(self._path)) as connection,
+                closing(_connect(self._path, self._busy_timeout_s)) as connection,
                 _transaction(connection, "DEFERRED"),
             ):
                 yield _SqliteSnapshot(connection)
@@ -152,7 +152,7 @@ class SqliteLedgerStore:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            connection = _connect(self._path)
+            connection = _connect(self._path, self._busy_timeout_s)
             try:
                 _migrate(connection)
             except BaseException:
@@ -179,10 +179,10 @@ class _SqliteSnapshot:
         return dict(rows.fetchall())
 
 
-def _connect(path: str) -> sqlite3.Connection:
+def _connect(path: str, busy_timeout_s: float) -> sqlite3.Connection:
     # The sink's one thread makes all calls, but another may close what it left open.
     connection = sqlite3.connect(
-        path, timeout=_BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False
+        path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False
     )
     try:
         connection.execute("PRAGMA journal_mode = WAL")

@@ -1,0 +1,372 @@
+"""Ledgers reach SQL once each, whatever crashes, repeats or contradicts itself on the way."""
+
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from bss_stream import topics
+from bss_stream._engine import pack, partition_for
+from bss_stream.audit import audit, collect_states
+from bss_stream.errors import OffsetOutOfRangeError
+from bss_stream.log.embedded import EmbeddedLog
+from bss_stream.log.protocol import Chunk, TopicPartition
+from bss_stream.sink import (
+    LedgerSink,
+    LedgerStore,
+    SinkSettings,
+    StoreUnavailableError,
+    open_ledger_store,
+)
+from bss_stream.sink.entry import EntryRow
+from tests.integration.databases import query
+from tests.ledger_chain import PlanLedger
+from tests.servers.postgres import PostgresServer
+
+PARTITIONS = 4
+WAIT_ATTEMPTS = 12_000
+WAIT_PAUSE_S = 0.005
+QUICK = SinkSettings(poll_timeout_s=0.02, backoff_s_min=0.02, backoff_s_max=0.1)
+
+Record = tuple[str, bytes, bytes | None]
+"""Topic, key and value."""
+
+
+@pytest.fixture
+def store(ledger_url: str) -> Iterator[LedgerStore]:
+    """The database as an auditor sees it, beside the sink's own connection."""
+    opened = open_ledger_store(ledger_url)
+    opened.open()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+async def log(tmp_path: Path) -> AsyncIterator[EmbeddedLog]:
+    opened = EmbeddedLog(tmp_path / "log", partitions=PARTITIONS)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+def histories(plans: int, uses: int) -> list[PlanLedger]:
+    """Plans with 3 + `uses` entries each, in both ledgers."""
+    made = [PlanLedger(f"plan-{number:04}") for number in range(plans)]
+    for plan in made:
+        plan.pay("swap-count", 1010, 100)
+        plan.grant("swap-count", uses)
+        for _ in range(uses):
+            plan.use("swap-count", 1)
+    return made
+
+
+def records(plans: Iterable[PlanLedger]) -> list[Record]:
+    return [
+        (topic, plan.plan_id.encode(), value) for plan in plans for topic, value in plan.entries
+    ]
+
+
+async def append(log: EmbeddedLog, records: Iterable[Record], chunk_records: int = 500) -> None:
+    """Put records where the engine would, in chunks."""
+    streams: dict[TopicPartition, list[tuple[bytes, bytes | None]]] = {}
+    for topic, key, value in records:
+        where = TopicPartition(topic, partition_for(key, log.partitions))
+        streams.setdefault(where, []).append((key, value))
+    appender = await log.appender()
+    for where, keyed in streams.items():
+        parts = [keyed[i : i + chunk_records] for i in range(0, len(keyed), chunk_records)]
+        await appender.append([Chunk(*where, len(part), pack(part)) for part in parts])
+    await appender.close()
+
+
+@asynccontextmanager
+async def running(sink: LedgerSink) -> AsyncIterator[LedgerSink]:
+    """A sink at work, drained and stopped at the end."""
+    task = asyncio.create_task(sink.run())
+    try:
+        yield sink
+    finally:
+        sink.stop()
+        await task
+
+
+async def drained(log: EmbeddedLog, url: str, settings: SinkSettings = QUICK) -> LedgerSink:
+    """Run a sink until it has written what the log holds."""
+    sink = LedgerSink(log, open_ledger_store(url), settings)
+    async with running(sink):
+        await until(lambda: sink.counters.batches > 0)
+    return sink
+
+
+async def until(reached: Callable[[], bool]) -> None:
+    for _ in range(WAIT_ATTEMPTS):
+        if reached():
+            return
+        await asyncio.sleep(WAIT_PAUSE_S)
+    raise TimeoutError(f"not reached within {WAIT_ATTEMPTS * WAIT_PAUSE_S:.0f} s")
+
+
+def stored(store: LedgerStore) -> list[EntryRow]:
+    with store.snapshot() as snapshot:
+        return list(snapshot.entries())
+
+
+def expected(plans: Iterable[PlanLedger]) -> list[EntryRow]:
+    return [row for plan in plans for row in plan.rows()]
+
+
+async def test_every_entry_arrives_with_its_columns_and_bytes(
+    log: EmbeddedLog, ledger_url: str, store: LedgerStore
+) -> None:
+    plans = histories(20, 5)
+    await append(log, records(plans))
+    sink = await drained(log, ledger_url)
+    assert stored(store) == expected(plans)
+    assert (sink.counters.entries, sink.counters.duplicates) == (160, 0)
+    report = audit(store, [(plan.plan_id, plan.state()) for plan in plans], drained=True)
+    assert report.differences == []
+    assert report.ok
+
+
+async def test_offsets_of_the_database_win_over_those_of_the_group(
+    log: EmbeddedLog, ledger_url: str, store: LedgerStore
+) -> None:
+    """A group that claims too much loses nothing; one that claims nothing repeats nothing."""
+    plans = histories(8, 3)
+    await append(log, records(plans))
+    consumer = await log.consumer(QUICK.group, topics.LEDGERS)
+    ends: dict[TopicPartition, int] = {}
+    while sum(ends.values()) < 48:
+        for part in await consumer.poll(1000, 1):
+            ends[TopicPartition(part.topic, part.partition)] = part.next_offset
+    await consumer.commit(ends)
+    await consumer.close()
+    await drained(log, ledger_url)
+    assert stored(store) == expected(plans)
+    assert store.offsets() == ends
+
+    more = [PlanLedger("plan-more")]
+    more[0].deposit(10)
+    await append(log, records(more))
+    sink = await drained(log, ledger_url, QUICK._replace(group="another"))
+    assert (sink.counters.entries, sink.counters.duplicates) == (1, 0)
+    assert stored(store) == expected([*plans, *more])
+
+
+async def test_the_group_follows_for_lag_monitors(log: EmbeddedLog, ledger_url: str) -> None:
+    await append(log, records(histories(8, 3)))
+    await drained(log, ledger_url)
+    consumer = await log.consumer(QUICK.group, topics.LEDGERS)
+    while len(consumer.assignment()) < 2 * PARTITIONS:
+        assert await consumer.poll(1000, 0.01) == []
+    assert set((await consumer.lag()).values()) == {0}
+    await consumer.close()
+
+
+async def test_a_database_ahead_of_the_log_is_a_fault(
+    log: EmbeddedLog, ledger_url: str, tmp_path: Path
+) -> None:
+    """A log that was made anew under an old database would lose its first entries in silence."""
+    await append(log, records(histories(8, 3)))
+    await drained(log, ledger_url)
+    fresh = EmbeddedLog(tmp_path / "fresh", partitions=PARTITIONS)
+    await fresh.open()
+    with pytest.raises(OffsetOutOfRangeError):
+        await LedgerSink(fresh, open_ledger_store(ledger_url), QUICK).run()
+    await fresh.close()
+
+
+async def test_sinks_that_come_and_go_share_the_work(
+    log: EmbeddedLog, ledger_url: str, store: LedgerStore
+) -> None:
+    plans = histories(60, 7)
+    whole = records(plans)
+    sinks = [LedgerSink(log, open_ledger_store(ledger_url), QUICK) for _ in range(3)]
+    async with running(sinks[0]):
+        await append(log, whole[:200], 5)
+        async with running(sinks[1]):
+            await append(log, whole[200:300], 5)
+        async with running(sinks[2]):
+            await append(log, whole[300:], 5)
+            await until(lambda: len(stored(store)) == len(whole))
+    assert stored(store) == expected(plans)
+    assert all(not sink.counters.rejects for sink in sinks)
+
+
+async def test_contradictions_are_kept_and_reported(
+    log: EmbeddedLog, ledger_url: str, store: LedgerStore
+) -> None:
+    plan, other = histories(1, 3)[0], PlanLedger("plan-0000")
+    other.deposit(10)  # has the id and seq of the plan's first entry
+    topic, value = plan.entries[1]
+    renamed = value.replace(b'"plan-0000-2-0"', b'"plan-0000-2-9"')
+    key = plan.plan_id.encode()
+    again = [(topic, key, value), (topic, key, renamed), *records([other])]
+    await append(log, [*records([plan]), *again])
+    sink = await drained(log, ledger_url)
+    assert stored(store) == plan.rows()
+    assert sink.counters.duplicates == 1
+    assert sink.counters.rejects == {"seq_conflict": 1, "entry_id_conflict": 1}
+    report = audit(store, [(plan.plan_id, plan.state())], drained=True)
+    assert report.differences == []
+    assert report.rejects == {"entry_id_conflict": 1, "seq_conflict": 1}
+    assert not report.ok
+
+
+def changed(value: bytes, old: bytes, new: bytes) -> bytes:
+    assert old in value
+    return value.replace(old, new, 1)
+
+
+async def test_what_is_no_entry_is_kept_with_its_bytes_and_stops_nothing(
+    log: EmbeddedLog, ledger_url: str, store: LedgerStore
+) -> None:
+    plan = histories(1, 30)[0]
+    key, value = plan.plan_id.encode(), plan.entries[1][1]
+    bad: list[tuple[bytes | None, str]] = [
+        (None, "no value"),
+        (b"", "truncated"),
+        (b"\xff\x00\xfe", "utf-8"),
+        (b"[" * 100_000, "object"),
+        (b'{"x":' + b"[" * 100_000, "recursion"),
+        (changed(value, b'"v":1', b'"v":2'), "v is 2"),
+        (changed(value, b'"seq":2', b'"seq":0'), "seq"),
+        (changed(value, b'"units":10', b'"units":10.5'), "units"),
+        (changed(value, b'"units":10', b'"units":9223372036854775808'), "units"),
+        (changed(value, b'"kind"', b'"kin"'), "kind"),
+        (changed(value, b'123Z"', b'123"'), "event_at"),
+        (changed(value, b"signal-2", b"signal\\u0000"), "U+0000"),
+        (changed(value, b'"plan_id":"plan-0000"', b'"plan_id":"plan-9999"'), "plan-9999"),
+    ]
+    mixed = records([plan])
+    for at, (raw, _) in enumerate(bad):
+        mixed.insert(2 * at, (topics.LEDGER_SERVICE, key, raw))
+    await append(log, mixed)
+    sink = await drained(log, ledger_url)
+    assert stored(store) == plan.rows()
+    assert sink.counters.rejects == {"undecodable": len(bad) - 1, "key_mismatch": 1}
+    rejects = query(ledger_url, 'SELECT error, raw, record_key FROM sink_rejects ORDER BY "offset"')
+    assert [row[1] for row in rejects] == [raw for raw, _ in bad]
+    for (error, _, record_key), (_, named) in zip(rejects, bad, strict=True):
+        assert named in error.lower() or named in error
+        assert record_key == key
+
+
+async def test_a_stopped_sink_writes_what_the_log_holds(
+    log: EmbeddedLog, ledger_url: str, store: LedgerStore
+) -> None:
+    plans = histories(40, 7)
+    sink = LedgerSink(log, open_ledger_store(ledger_url), QUICK._replace(records_max=1))
+    async with running(sink):
+        await append(log, records(plans[:1]))
+        await until(lambda: sink.counters.batches > 0)
+        await append(log, records(plans[1:]), 5)
+    assert stored(store) == expected(plans)
+
+
+def killed_at(kill_at: int, log: Path, url: str) -> int:
+    """Run a sink in a process, kill it once the database has `kill_at` entries; how many then."""
+    command = [sys.executable, "-m", "tests.integration.sink_process"]
+    process = subprocess.Popen([*command, str(log), str(PARTITIONS), url])
+    try:
+        count = 0
+        while count < kill_at:
+            assert process.poll() is None
+            ((count,),) = query(url, "SELECT count(*) FROM ledger_entries")
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    return count
+
+
+async def test_a_killed_sink_goes_on_where_the_database_is(
+    tmp_path: Path, ledger_url: str, store: LedgerStore
+) -> None:
+    """kill -9 between and within transactions: every entry once, offsets and rows agreeing."""
+    plans = histories(300, 17)
+    whole = expected(plans)
+    log = EmbeddedLog(tmp_path / "log", partitions=PARTITIONS)
+    await log.open()
+    await append(log, records(plans), 4)
+    await log.close()
+    for kill_at in (1, 400, 1300):
+        assert await asyncio.to_thread(killed_at, kill_at, tmp_path / "log", ledger_url) < len(
+            whole
+        )
+    log = EmbeddedLog(tmp_path / "log", partitions=PARTITIONS)
+    await log.open()
+    sink = await drained(log, ledger_url)
+    await log.close()
+    assert 0 < sink.counters.entries < len(whole)
+    assert (sink.counters.duplicates, sink.counters.rejects) == (0, {})
+    assert stored(store) == whole
+    states = [(plan.plan_id, plan.state()) for plan in plans]
+    assert audit(store, states, drained=True).ok
+
+
+@pytest.mark.postgres
+async def test_a_database_that_dies_is_waited_for(
+    log: EmbeddedLog, postgres: str, postgres_server: PostgresServer
+) -> None:
+    plans = histories(200, 7)
+    whole = records(plans)
+    store = open_ledger_store(postgres)
+    sink = LedgerSink(log, open_ledger_store(postgres), QUICK._replace(records_max=1))
+    async with running(sink):
+        await append(log, whole[:1000], 5)
+        await until(lambda: 0 < sink.counters.entries < 1000)
+        postgres_server.kill()
+        await append(log, whole[1000:], 5)
+        await until(lambda: sink.counters.unavailable > 1)
+        postgres_server.start()
+        await until(lambda: sink.counters.entries + sink.counters.duplicates >= len(whole))
+    assert stored(store) == expected(plans)
+    assert sink.counters.rejects == {}
+    # A commit whose answer was lost with the server is repeated, and found to be there.
+    assert sink.counters.entries + sink.counters.duplicates == len(whole)
+    store.close()
+
+
+@pytest.mark.postgres
+async def test_a_sink_without_its_database_stops_with_an_error(
+    log: EmbeddedLog, postgres: str, postgres_server: PostgresServer
+) -> None:
+    plans = histories(4, 3)
+    sink = LedgerSink(log, open_ledger_store(postgres), QUICK._replace(drain_timeout_s=0.1))
+    postgres_server.kill()
+    task = asyncio.create_task(sink.run())
+    await append(log, records(plans))
+    await until(lambda: sink.counters.unavailable > 1)
+    sink.stop()
+    with pytest.raises(StoreUnavailableError, match=r"127\.0\.0\.1"):
+        await task
+    postgres_server.start()
+    await drained(log, postgres)
+    store = open_ledger_store(postgres)
+    assert stored(store) == expected(plans)
+    store.close()
+
+
+async def test_live_states_are_the_last_of_each_plan(log: EmbeddedLog, ledger_url: str) -> None:
+    plans = histories(12, 2)
+    states = [
+        (topics.STATE_PLAN, p.plan_id.encode(), json.dumps(p.state()).encode()) for p in plans
+    ]
+    stale = [(topic, key, b"{}") for topic, key, _ in states]
+    gone: list[Record] = [(topics.STATE_PLAN, b"gone", b"{}"), (topics.STATE_PLAN, b"gone", None)]
+    await append(log, [*records(plans), *stale, *gone, *states])
+    await drained(log, ledger_url)
+    store = open_ledger_store(ledger_url)
+    with await collect_states(log, lambda topic, key, value: value) as live:
+        assert [plan_id for plan_id, _ in live] == [plan.plan_id for plan in plans]
+        report = audit(store, live, drained=True)
+    assert report.ok
+    assert (report.plans, report.states) == (12, 12)
+    store.close()
