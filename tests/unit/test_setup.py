@@ -189,6 +189,12 @@ CASES = {
     "negative price": Case(
         ELECTRICITY, put("unit_price", value="-25.00"), "$.unit_price", "expected more than 0"
     ),
+    "price beyond the engine": Case(
+        ELECTRICITY,
+        put("unit_price", value="1000000.01"),
+        "$.unit_price",
+        "expected at most 1000000",
+    ),
     "price in words": Case(
         ELECTRICITY, put("unit_price", value="1e3"), "$.unit_price", "expected a plain decimal"
     ),
@@ -214,11 +220,11 @@ CASES = {
         "$.services[3].initial_quota",
         "above max_quota",
     ),
-    "quota above max by the tier": Case(
+    "quota infinite to clients by the tier": Case(
         PREMIUM,
-        put("services", 4, "initial_quota", value=61),
-        "$.services[4].initial_quota",
-        "above max_quota (times the tier's 2)",
+        put("services", 4, "max_quota", value=50000),
+        "$.services[4].max_quota",
+        "50000 units times the tier's 2: expected less than 100000 swaps, or",
     ),
     "infinite above max": Case(
         PLAN,
@@ -236,7 +242,7 @@ CASES = {
         PLAN,
         put("services", 3, "max_quota", value=100000000),
         "$.services[3].max_quota",
-        'expected less than 100000, or "infinite"',
+        'expected less than 100000 swaps, or "infinite"',
     ),
     "half a swap": Case(
         PLAN,
@@ -533,14 +539,61 @@ def test_a_key_that_stands_twice_is_refused(markets: Path) -> None:
     assert faults(markets) == [f'{markets / PLAN}: "fee" stands twice in one object']
 
 
-def test_a_second_version_of_an_entity_is_refused(markets: Path) -> None:
-    later = NAIROBI.format("plan-basic").replace("v2", "v3")
+def add_version(markets: Path, file: str, version: str, **changes: object) -> str:
+    """Put a further version of a file beside it."""
+    later = file.replace("-v2.json", f"-{version}.json")
+    shutil.copy(markets / file, markets / later)
+    edit(markets, later, lambda data: data.update(changes, version=version))
+    return later
+
+
+def test_versions_of_a_template_stand_side_by_side(markets: Path) -> None:
+    """A running plan keeps the version that it signed, so the engine gets all of them."""
+    add_version(markets, PLAN, "v3", fee="4800.00")
+    add_version(markets, PLAN, "v10", fee="4900.00")
+    nairobi = market(json.loads(compile_setup(load_setup([markets]))), "Kenya_Nairobi")
+    basic = [one for one in nairobi["templates"] if one["template_id"] == "template-nairobi-basic"]
+    assert {one["version"]: one["fee_minor"] for one in basic} == {
+        2: 450000,
+        3: 480000,
+        10: 490000,
+    }
+
+
+@pytest.mark.parametrize("file", [BUNDLE, TERMS, ELECTRICITY])
+def test_a_second_version_of_anything_else_is_refused(markets: Path, file: str) -> None:
+    later = add_version(markets, file, "v3")
+    found = faults(markets)
+    assert len(found) == 1
+    assert found[0].startswith(f"{markets / later}: $.")
+    assert found[0].endswith(f"_id: {show_id(markets / file)}: $.{id_field(file)}")
+
+
+def id_field(file: str) -> str:
+    return f"{file.split('-')[2]}_id"
+
+
+def show_id(file: Path) -> str:
+    data = json.loads(file.read_bytes())
+    field = f"{data['entity_type']}_id"
+    return f'"{data[field]}": a {data["entity_type"]} of this id exists already at {file}'
+
+
+def test_one_version_of_a_template_in_two_files_is_refused(markets: Path) -> None:
+    first = markets / LOME.format("plan-7day-basic")
+    shutil.copy(first, first.with_name("bss-lome-plan-7day-basic-v1.json"))
+    found = faults(markets)
+    assert len(found) == 1
+    assert "a template of this id exists already at" in found[0]
+
+
+def test_a_version_of_a_template_under_another_name_is_refused(markets: Path) -> None:
+    later = NAIROBI.format("plan-basics").replace("v2", "v3")
     shutil.copy(markets / PLAN, markets / later)
-    edit(markets, later, put("version", value="v3"))
+    edit(markets, later, lambda data: data.update(version="v3", entity_name="basics"))
     found = faults(markets)
     assert len(found) == 1
     assert found[0].startswith(f"{markets / later}: $.template_id: ")
-    assert "bss-nairobi-plan-basic-v2.json" in found[0]
 
 
 def test_files_that_do_not_belong_are_refused(markets: Path) -> None:

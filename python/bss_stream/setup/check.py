@@ -6,6 +6,7 @@ from collections.abc import Set as AbstractSet
 from bss_stream.setup import check_plan, exact, zones
 from bss_stream.setup.documents import (
     CONSUMES,
+    UNIT_PRICE_MAX,
     BundleFile,
     FleetFile,
     LocationFile,
@@ -98,28 +99,30 @@ def _check_settings(market: Market, settings: MarketFile, faults: Faults) -> Non
         faults.add(file, "$.allocation", message)
     for name, tier in settings.tiers.items():
         path = key_path("$.tiers", name)
-        check_positive(
+        _check_positive(
             tier.quota_multiplier, exact.fraction, faults, file, f"{path}.quota_multiplier"
         )
-        check_positive(tier.fee_multiplier, exact.fraction, faults, file, f"{path}.fee_multiplier")
+        _check_positive(tier.fee_multiplier, exact.fraction, faults, file, f"{path}.fee_multiplier")
 
 
-def check_positive(
+def _check_positive(
     text: str, read: Callable[[str], object], faults: Faults, file: str, path: str
-) -> None:
-    """Note a fault unless `read` takes the text and it is above zero."""
+) -> bool:
+    """Note a fault unless `read` takes the text and it is above zero; whether all is well."""
     try:
         read(text)
         if exact.fraction(text) <= 0:
             raise ValueError("expected more than 0")
     except ValueError as error:
         faults.add(file, path, f"{show(text)}: {error}")
+        return False
+    return True
 
 
 def _check_fleets(file: str, document: FleetFile, faults: Faults) -> None:
     for i, fleet in enumerate(document.fleets):
         path = f"$.fleets[{i}].swap_energy_kwh_max"
-        check_positive(
+        _check_positive(
             fleet.swap_energy_kwh_max, lambda text: exact.units(text, 3), faults, file, path
         )
 
@@ -138,7 +141,11 @@ def _check_stations(file: str, document: LocationFile, index: Index, faults: Fau
 
 
 def _check_service(file: str, service: ServiceFile, index: Index, faults: Faults) -> None:
-    check_positive(service.unit_price, exact.fraction, faults, file, "$.unit_price")
+    if _check_positive(service.unit_price, exact.fraction, faults, file, "$.unit_price"):
+        price = exact.fraction(service.unit_price)
+        if price > UNIT_PRICE_MAX:
+            message = f"{show(service.unit_price)}: expected at most {UNIT_PRICE_MAX}"
+            faults.add(file, "$.unit_price", message)
     kind = service.service_type
     if kind == "energy" and service.usage_unit != "kWh":
         faults.add(file, "$.usage_unit", f'{show(service.usage_unit)}: expected "kWh" for energy')

@@ -128,41 +128,43 @@ class PlanCheck:
         """Units or "infinite", None after noting a fault."""
         digits = UNIT_DIGITS[service.service_type]
         try:
-            units = units_of(quantity, digits)
+            return units_of(quantity, digits)
         except ValueError as error:
             self._add(path, f"{show(quantity)}: {error}")
             return None
-        if isinstance(units, int) and units >= CLIENT_INFINITY * 10**digits:
-            message = (
-                f'{show(quantity)}: expected less than {CLIENT_INFINITY}, or "infinite": clients '
-                "read such a number as no limit"
-            )
-            self._add(path, message)
-            return None
-        return units
 
     def _check_quotas(
         self, path: str, first: int | str, most: int | str, service: ServiceFile, tier: Tier | None
     ) -> None:
+        if isinstance(first, int):
+            self._check_multiplied(f"{path}.initial_quota", first, service, tier)
         if isinstance(most, str):
             return
+        self._check_multiplied(f"{path}.max_quota", most, service, tier)
         if isinstance(first, str):
             self._add(f"{path}.max_quota", 'expected "infinite", as initial_quota is')
-            return
+        elif first > most:
+            self._add(f"{path}.initial_quota", "above max_quota, expected at most that")
         if most < hold_units(service, self.plan, self.index):
             message = "expected at least what one swap takes, or no swap is ever possible"
             self._add(f"{path}.max_quota", message)
+
+    def _check_multiplied(
+        self, path: str, units: int, service: ServiceFile, tier: Tier | None
+    ) -> None:
+        """The tier lifts the quota and its cap alike: both stay whole, and finite to clients."""
         factor = Fraction(1) if tier is None else _factor(tier.quota_multiplier)
         if factor is None:
             return
-        granted = first * factor
-        if granted.denominator != 1:
-            message = f"times the tier's {factor} is no whole number of units, expected one"
-            self._add(f"{path}.initial_quota", message)
-        if granted > most:
-            times = "" if factor == 1 else f" (times the tier's {factor})"
-            message = f"above max_quota{times}, expected at most that"
-            self._add(f"{path}.initial_quota", message)
+        times = "" if factor == 1 else f" times the tier's {factor}"
+        if (units * factor).denominator != 1:
+            self._add(path, f"{units} units{times}: expected a whole number")
+        if units * factor >= CLIENT_INFINITY * 10 ** UNIT_DIGITS[service.service_type]:
+            message = (
+                f"{units} units{times}: expected less than {CLIENT_INFINITY} "
+                f'{service.usage_unit}, or "infinite": clients read such a number as no limit'
+            )
+            self._add(path, message)
 
     def _check_overage(self, path: str, terms: ServiceTerms, metered: bool) -> None:
         at = f"{path}.overage_rate"

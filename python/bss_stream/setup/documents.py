@@ -107,7 +107,7 @@ class MarketFile(Document, frozen=True, kw_only=True):
     currency: Annotated[
         str, Meta(pattern=r"^[A-Z]{3}\Z", description='an ISO 4217 code such as "KES"')
     ]
-    currency_digits: Annotated[int, Meta(ge=0, le=4, description="the currency's decimals, 0 to 4")]
+    currency_digits: Annotated[int, Meta(ge=0, le=3, description="the currency's decimals, 0 to 3")]
     time_zone: Name
     infinite_on_the_wire: Annotated[
         int,
@@ -252,6 +252,9 @@ ENTITY_TYPES: Final[dict[str, Any]] = {
 BILLING_CYCLE_DAYS: Final = {"daily": 1, "weekly": 7, "monthly": 30}
 
 CONSUMES: Final = {"access": "none", "asset": "none", "energy": "energy", "swap": "swap"}
+
+UNIT_PRICE_MAX: Final = 1_000_000
+"""In currency units. The engine keeps a price to 10**-9 of a minor unit in 64 bits."""
 
 UNIT_DIGITS: Final = {"access": 0, "asset": 0, "energy": 3, "swap": 0}
 """Decimals between the usage unit and the unit the engine counts in: kWh to Wh."""

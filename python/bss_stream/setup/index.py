@@ -75,7 +75,7 @@ class Index:
 
 def build(markets: Sequence[Market], faults: Faults) -> list[Index]:
     """One index a market. Notes every id that stands twice, in whichever market."""
-    first: dict[tuple[str, str], str] = {}
+    first: dict[tuple[str, str], tuple[str, Source]] = {}
     indexes = []
     for market in markets:
         index = Index()
@@ -88,13 +88,26 @@ def build(markets: Sequence[Market], faults: Faults) -> list[Index]:
                     table.has_unreadable_ids = True
                     continue
                 table.by_id[key] = entity
-                place = f"{source.file}: {path}"
-                other = first.setdefault((table.noun, key), place)
-                if other != place:
-                    message = f"{show(key)}: a {table.noun} of this id exists already at {other}"
-                    faults.add(source.file, path, message)
+                place, other = first.setdefault((table.noun, key), (path, source))
+                if (place, other) != (path, source) and not _is_next_version(other, source):
+                    message = f"{show(key)}: a {table.noun} of this id exists already at "
+                    faults.add(source.file, path, f"{message}{other.file}: {place}")
         indexes.append(index)
     return indexes
+
+
+def _is_next_version(earlier: Source, later: Source) -> bool:
+    """Whether two files are versions of one template, which stand side by side.
+
+    Running plans keep the version that they signed, so the engine needs all of them.
+    """
+    if not later.kind is earlier.kind is PlanFile:
+        return False
+    same = ("market", "entity_name")
+    versions = [source.data.get("version", "v1") for source in (earlier, later)]
+    return versions[0] != versions[1] and all(
+        earlier.data.get(field) == later.data.get(field) for field in same
+    )
 
 
 def _entities(source: Source) -> Iterator[tuple[str, Any, Any]]:
