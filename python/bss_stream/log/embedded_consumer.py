@@ -22,12 +22,11 @@ class Owned:
 
     __slots__ = ("_wake", "buffered", "part", "position", "rows", "stream")
 
-    def __init__(
-        self, part: TopicPartition, stream: int, position: int, wake: Callable[[], None]
-    ) -> None:
+    def __init__(self, part: TopicPartition, stream: int, wake: Callable[[], None]) -> None:
         self.part = part
         self.stream = stream
-        self.position = position
+        self.position = -1
+        """Below 0 until the partition is sought or its committed offset is known."""
         self.rows: deque[Row] = deque()
         self.buffered = 0
         self._wake = wake
@@ -206,7 +205,11 @@ class EmbeddedConsumer:
     async def lag(self) -> dict[TopicPartition, int]:
         """Records between this member's position and the end, for each partition it owns."""
         ends = self._store.state.ends
-        return {part: ends[one.stream] - one.position for part, one in self._owned.items()}
+        return {
+            part: ends[one.stream] - one.position
+            for part, one in self._owned.items()
+            if one.position >= 0
+        }
 
     async def revoke(self) -> None:
         """Let go of everything, once the listener has returned."""
@@ -227,13 +230,15 @@ class EmbeddedConsumer:
             if self._leaving or not parts:
                 return
             for part in sorted(parts):
-                stream = self._store.stream(*part)
-                position = self._store.state.offsets[self._group_name, stream]
-                owned = Owned(part, stream, position, self._wake.set)
-                self._owned[part] = owned
-                self._store.followers[stream].append(owned)
+                self._owned[part] = Owned(part, self._store.stream(*part), self._wake.set)
             if self._listener is not None:
                 await self._tell(self._listener.on_assigned)
+            # Only now: the listener has taken over the shards' producers, so that nothing a
+            # former owner has under way can move the committed offsets any more.
+            for owned in self._owned.values():
+                self._store.followers[owned.stream].append(owned)
+                if owned.position < 0:
+                    owned.move(self._store.state.offsets[self._group_name, owned.stream])
             self._reading = True
             self._wake.set()
 

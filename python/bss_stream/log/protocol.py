@@ -49,6 +49,10 @@ class RebalanceListener(Protocol):
     At every change of members each of them loses all it owns and then wins its new share. Within
     `on_revoked` the partitions are still owned, so their offsets can be committed; within
     `on_assigned` they are already owned, so they can be sought. Never called with no partitions.
+
+    The committed offsets are looked up after `on_assigned` has returned. So open the shards'
+    transactional producers within it: that ends what the former owner had under way, and the
+    offsets are then the last word.
     """
 
     async def on_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
