@@ -1,0 +1,100 @@
+//! A battery as ABS sees it: which plan holds it. A silent tracker names a battery, not a plan.
+
+use super::event::Event;
+use super::reason::{Reason, Rejection};
+use super::request::{Request, require};
+use super::turn::Turn;
+use crate::core::codec::{Decode, StateError, Writer};
+use crate::core::store::Entity;
+
+const VERSION: u8 = 1;
+
+/// A battery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Asset {
+    /// The plan that holds it.
+    pub holder: Option<Box<str>>,
+    /// The station where it was last given back.
+    pub location_id: Option<Box<str>>,
+    /// Offset of the last signal applied, -1 before the first.
+    pub applied: i64,
+}
+
+impl Default for Asset {
+    fn default() -> Self {
+        Self {
+            holder: None,
+            location_id: None,
+            applied: -1,
+        }
+    }
+}
+
+impl Entity for Asset {
+    fn due_ms(&self) -> Option<i64> {
+        None
+    }
+}
+
+impl Asset {
+    /// Appends the asset's state bytes.
+    pub fn encode(&self, bytes: &mut Vec<u8>) {
+        let mut out = Writer::new(bytes);
+        out.byte(VERSION);
+        out.int(self.applied);
+        out.optional_text(self.holder.as_deref());
+        out.optional_text(self.location_id.as_deref());
+    }
+
+    /// Reads an asset from its state bytes.
+    ///
+    /// # Errors
+    /// [`StateError`] if the bytes break off or make no sense.
+    pub fn decode(bytes: &[u8]) -> Result<Self, StateError> {
+        let mut input = Decode::new(bytes);
+        let version = input.byte()?;
+        if version != VERSION {
+            return Err(StateError::Version(version));
+        }
+        let asset = Self {
+            applied: input.int()?,
+            holder: input.optional_text()?.map(Into::into),
+            location_id: input.optional_text()?.map(Into::into),
+        };
+        input.end()?;
+        Ok(asset)
+    }
+
+    /// Applies one event.
+    ///
+    /// # Errors
+    /// [`Reason::AssetHeldElsewhere`] if another plan is on record as the holder: the new holder
+    /// is recorded all the same, since the battery is in its hands, and an operator must look.
+    pub fn apply(
+        &mut self,
+        turn: &Turn<'_>,
+        event: Event,
+        request: &Request<'_>,
+    ) -> Result<Reason, Rejection> {
+        match event {
+            Event::AssetAssigned => {
+                let plan_id = require(&request.plan_id, "plan_id")?;
+                let before = self.holder.replace(plan_id.into());
+                self.location_id = None;
+                match before {
+                    Some(other) if *other != *plan_id => {
+                        let detail = format!("{}: {other}, now {plan_id}", turn.entity_id);
+                        Err(Rejection::new(Reason::AssetHeldElsewhere, detail))
+                    }
+                    _ => Ok(Reason::Ok),
+                }
+            }
+            Event::AssetReturned => {
+                self.holder = None;
+                self.location_id = request.location_id.as_deref().map(Into::into);
+                Ok(Reason::Ok)
+            }
+            _ => Err(Rejection::new(Reason::UnknownEvent, event.name())),
+        }
+    }
+}

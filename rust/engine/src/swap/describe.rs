@@ -1,0 +1,102 @@
+//! Entities' states as JSON, for audits and consoles.
+
+use super::asset::Asset;
+use super::plan::Plan;
+use super::setup::{Quota, Setup};
+use super::station::Station;
+use super::topics::EntityKind;
+use super::vocabulary::Cycle;
+use crate::core::codec::StateError;
+use crate::core::json::write_hex;
+use serde_json::{Value, json};
+
+/// One entity's state bytes as a JSON object.
+///
+/// # Errors
+/// [`StateError`] if the bytes cannot be read.
+pub fn describe(
+    setup: &Setup,
+    kind: EntityKind,
+    id: &str,
+    bytes: &[u8],
+) -> Result<String, StateError> {
+    let value = match kind {
+        EntityKind::Plan => plan(setup, id, &Plan::decode(setup, bytes)?),
+        EntityKind::Station => station(setup, id, &Station::decode(setup, bytes)?),
+        EntityKind::Asset => {
+            let asset = Asset::decode(bytes)?;
+            json!({"asset_id": id, "holder": asset.holder, "location_id": asset.location_id})
+        }
+    };
+    Ok(value.to_string())
+}
+
+fn quota(quota: Quota) -> Value {
+    match quota {
+        Quota::Finite(units) => units.into(),
+        Quota::Infinite => "infinite".into(),
+    }
+}
+
+fn plan(setup: &Setup, id: &str, plan: &Plan) -> Value {
+    let (signed, core) = (plan.signed(setup), &plan.core);
+    let mut hash = Vec::new();
+    write_hex(&mut hash, &core.chain.hash);
+    let services: Vec<Value> = core
+        .accounts
+        .iter()
+        .zip(&signed.services)
+        .map(|(account, config)| {
+            json!({
+                "service_id": setup.services[config.service].id,
+                "used": account.balance.used,
+                "held": account.balance.held,
+                "quota": quota(account.balance.quota),
+                "credit_minor": account.balance.credit_minor,
+                "bought": account.bought,
+                "current_asset": account.current_asset,
+            })
+        })
+        .collect();
+    json!({
+        "plan_id": id,
+        "customer_id": plan.customer_id,
+        "template_id": signed.id,
+        "template_version": signed.version,
+        "market_id": plan.market(setup).id,
+        "payment_state": plan.state_name(setup, Cycle::Payment),
+        "service_state": plan.state_name(setup, Cycle::Service),
+        "status": plan.status(setup, plan.clock_ms),
+        "initialized": core.initialized,
+        "cancel_requested": core.cancel_requested,
+        "period_end_ms": core.period_end_ms,
+        "grace_end_ms": core.grace_end_ms,
+        "session": core.session.as_ref().map(|session| json!({
+            "correlation_id": session.correlation_id,
+            "location_id": setup.locations[session.location as usize].id,
+            "attempt": session.attempt,
+            "due_ms": session.due_ms,
+        })),
+        "ledger_seq": core.chain.seq,
+        "ledger_hash": String::from_utf8_lossy(&hash),
+        "services": services,
+    })
+}
+
+fn station(setup: &Setup, id: &str, station: &Station) -> Value {
+    let stock: Vec<Value> = station
+        .stock()
+        .iter()
+        .map(|stock| {
+            json!({
+                "fleet_id": setup.fleets[stock.fleet as usize],
+                "current_stock": stock.current_stock,
+                "promised": stock.promised,
+                "total_assignments": stock.total_assignments,
+                "total_returns": stock.total_returns,
+                "total_restocks": stock.total_restocks,
+            })
+        })
+        .collect();
+    json!({"location_id": id, "stock": stock, "intents": station.intents()})
+}

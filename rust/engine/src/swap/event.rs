@@ -1,0 +1,110 @@
+//! The events that entities take, by name, and where the answer to a request goes.
+
+use super::topics::EntityKind;
+
+/// An event in a signal frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Event {
+    // From outside, to plans.
+    IdentifyCustomer,
+    PaymentAndService,
+    CustomerBinding,
+    InitializeStates,
+    OdooSync,
+    ServicePayment,
+    // From outside, to stations.
+    ArmAllocate,
+    StationStock,
+    // Between entities.
+    AllocationIssued,
+    AllocationDenied,
+    Allocate,
+    AllocationRelease,
+    StockMoved,
+    AssetAssigned,
+    AssetReturned,
+}
+
+/// Everything that is fixed about an event.
+struct Facts {
+    event: Event,
+    name: &'static str,
+    kind: EntityKind,
+    /// `{0}` stands for the entity's id.
+    echo_topics: &'static [(&'static str, &'static str)],
+}
+
+macro_rules! events {
+    ($($event:ident, $name:literal, $kind:ident, [$(($prefix:literal, $suffix:literal)),*];)+) => {
+        const FACTS: &[Facts] = &[$(Facts {
+            event: Event::$event, name: $name, kind: EntityKind::$kind,
+            echo_topics: &[$(($prefix, $suffix)),*],
+        }),+];
+    };
+}
+
+events! {
+    IdentifyCustomer, "identify_customer", Plan,
+        [("echo/abs/attendant/plan/", "/identify_customer"),
+         // Older clients listen here.
+         ("echo/abs/service/plan/", "/identify_customer")];
+    PaymentAndService, "payment_and_service", Plan,
+        [("echo/abs/attendant/plan/", "/payment_and_service")];
+    CustomerBinding, "customer_binding", Plan,
+        [("echo/abs/service/plan/", "/customer_binding")];
+    InitializeStates, "initialize_states", Plan,
+        [("echo/abs/service/plan/", "/initialize_states_result")];
+    OdooSync, "odoo_sync", Plan, [("echo/odo/subscription/plan/", "/sync")];
+    ServicePayment, "service_payment", Plan,
+        [("echo/abs/bss/payment/", "/service_payment")];
+    ArmAllocate, "arm_allocate", Station, [];
+    StationStock, "station_stock", Station, [];
+    AllocationIssued, "allocation_issued", Plan, [];
+    AllocationDenied, "allocation_denied", Plan, [];
+    Allocate, "allocate", Station, [];
+    AllocationRelease, "allocation_release", Station, [];
+    StockMoved, "stock_moved", Station, [];
+    AssetAssigned, "asset_assigned", Asset, [];
+    AssetReturned, "asset_returned", Asset, [];
+}
+
+impl Event {
+    fn facts(self) -> &'static Facts {
+        &FACTS[self as usize]
+    }
+
+    /// The event with this name, if entities of this kind take it.
+    #[must_use]
+    pub fn find(kind: EntityKind, name: &str) -> Option<Self> {
+        FACTS
+            .iter()
+            .find(|facts| facts.name == name && facts.kind == kind)
+            .map(|f| f.event)
+    }
+
+    /// The name in signal frames.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        self.facts().name
+    }
+
+    /// The topics of its echo, as what stands before and behind the entity's id.
+    #[must_use]
+    pub fn echo_topics(self) -> &'static [(&'static str, &'static str)] {
+        self.facts().echo_topics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Event, FACTS};
+
+    #[test]
+    fn every_event_stands_at_its_own_index_and_is_found_by_name() {
+        for (index, facts) in FACTS.iter().enumerate() {
+            assert_eq!(facts.event as usize, index, "{}", facts.name);
+            assert_eq!(Event::find(facts.kind, facts.name), Some(facts.event));
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! The swap domain: the one module that knows batteries, plans and stations.
+
+pub mod account;
+pub mod asset;
+pub mod describe;
+pub mod echo;
+pub mod event;
+pub mod plan;
+pub mod reason;
+pub mod request;
+pub mod rules;
+pub mod setup;
+pub mod shard;
+pub mod station;
+pub mod topics;
+pub mod turn;
+pub mod vocabulary;

@@ -1,0 +1,351 @@
+//! A customer's plan: everything the rules know of it, and its bytes in the changelog.
+
+use super::account::Account;
+use super::setup::{Market, Setup, Template};
+use super::vocabulary::{Condition, Cycle, Tag};
+use crate::core::codec::{Decode, StateError, Writer};
+use crate::core::dedupe::Window;
+use crate::core::fsm::{Model, Tags};
+use crate::core::ledger::Chain;
+use crate::core::store::Entity;
+
+/// Version of the state bytes.
+const VERSION: u8 = 1;
+
+/// A self-service swap that ARM has not answered yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// The request's correlation id; ARM's answer carries it.
+    pub correlation_id: Box<str>,
+    /// The station that the customer is bound to.
+    pub location: u32,
+    /// Which account hands out the battery.
+    pub account: usize,
+    /// The battery that the customer gives back.
+    pub returned: Option<Box<str>>,
+    /// Swaps held.
+    pub held_swaps: i64,
+    /// Energy held, in the energy service's smallest unit.
+    pub held_energy: i64,
+    /// Which try this is, from 1.
+    pub attempt: u32,
+    /// Time of the request: its day counts.
+    pub event_ms: i64,
+    /// When ARM's time is up.
+    pub due_ms: i64,
+}
+
+/// The part of a plan that one signal changes all or not at all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Core {
+    /// State of each cycle, by [`Cycle`].
+    pub states: [u8; 2],
+    /// Whether `initialize_states` has granted the quotas.
+    pub initialized: bool,
+    /// Whether a cancellation waits for the battery's return.
+    pub cancel_requested: bool,
+    /// Whether the end of the period has been signalled.
+    pub period_ended: bool,
+    /// End of the paid period; 0 before the first.
+    pub period_end_ms: i64,
+    /// End of the grace period; 0 if none runs.
+    pub grace_end_ms: i64,
+    /// One account a service, in the template's order.
+    pub accounts: Vec<Account>,
+    /// The swap under way at a station.
+    pub session: Option<Session>,
+    /// The ledgers' hash chain.
+    pub chain: Chain,
+}
+
+/// A plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// Index of the template that it signed.
+    pub template: usize,
+    /// The customer.
+    pub customer_id: Box<str>,
+    /// What one signal changes all or not at all.
+    pub core: Core,
+    /// Signals seen lately.
+    pub window: Window,
+    /// Ids of every payment applied, for the plan's life.
+    pub payments: Vec<[u8; 16]>,
+    /// Latest time of receipt seen: timers due before it have fired.
+    pub clock_ms: i64,
+    /// Offset of the last signal applied, -1 before the first.
+    pub applied: i64,
+}
+
+impl Entity for Plan {
+    fn due_ms(&self) -> Option<i64> {
+        let session = self.core.session.as_ref().map(|session| session.due_ms);
+        let runs = self.core.period_end_ms > 0 && !self.core.period_ended;
+        let period = runs.then_some(self.core.period_end_ms);
+        session.into_iter().chain(period).min()
+    }
+}
+
+impl Core {
+    /// Whether a payment has been made so that service goes on at `at_ms`.
+    #[must_use]
+    pub fn is_served(&self, model: &Model, at_ms: i64) -> bool {
+        let tags = self.tags(model, Cycle::Payment);
+        tags & Tag::Paid.bit() != 0 || (tags & Tag::Grace.bit() != 0 && at_ms < self.grace_end_ms)
+    }
+
+    /// The tags of a cycle's state.
+    #[must_use]
+    pub fn tags(&self, model: &Model, cycle: Cycle) -> Tags {
+        model
+            .state(cycle as usize, self.states[cycle as usize])
+            .tags
+    }
+
+    /// Whether a cycle's state has a tag.
+    #[must_use]
+    pub fn has(&self, model: &Model, cycle: Cycle, tag: Tag) -> bool {
+        self.tags(model, cycle) & tag.bit() != 0
+    }
+
+    /// Whether some service that swaps use up has nothing left, overage aside.
+    #[must_use]
+    pub fn is_exhausted(&self, template: &Template) -> bool {
+        self.initialized
+            && template.swap.iter().chain(&template.energy).any(|&at| {
+                !template.services[at].overage_allowed
+                    && self.accounts[at]
+                        .balance
+                        .left()
+                        .is_some_and(|left| left <= 0)
+            })
+    }
+
+    /// The account whose battery this is.
+    #[must_use]
+    pub fn holder_of(&self, asset_id: &str) -> Option<usize> {
+        self.accounts
+            .iter()
+            .position(|a| a.current_asset.as_deref() == Some(asset_id))
+    }
+
+    /// Whether the customer holds any battery.
+    #[must_use]
+    pub fn holds_any(&self) -> bool {
+        self.accounts
+            .iter()
+            .any(|account| account.current_asset.is_some())
+    }
+}
+
+impl Plan {
+    /// A plan that has just been heard of.
+    #[must_use]
+    pub fn new(setup: &Setup, template: usize, customer_id: &str) -> Self {
+        let signed = &setup.templates[template];
+        let model = &setup.models[signed.model];
+        Self {
+            template,
+            customer_id: customer_id.into(),
+            core: Core {
+                states: [model.cycles[0].initial, model.cycles[1].initial],
+                initialized: false,
+                cancel_requested: false,
+                period_ended: false,
+                period_end_ms: 0,
+                grace_end_ms: 0,
+                accounts: signed.services.iter().map(Account::new).collect(),
+                session: None,
+                chain: Chain::default(),
+            },
+            window: Window::default(),
+            payments: Vec::new(),
+            clock_ms: 0,
+            applied: -1,
+        }
+    }
+
+    /// The template that it signed.
+    #[must_use]
+    pub fn signed<'s>(&self, setup: &'s Setup) -> &'s Template {
+        &setup.templates[self.template]
+    }
+
+    /// Its model.
+    #[must_use]
+    pub fn model<'s>(&self, setup: &'s Setup) -> &'s Model {
+        &setup.models[self.signed(setup).model]
+    }
+
+    /// Its market.
+    #[must_use]
+    pub fn market<'s>(&self, setup: &'s Setup) -> &'s Market {
+        &setup.markets[self.signed(setup).market]
+    }
+
+    /// The status derived from both cycles, quota and grace.
+    #[must_use]
+    pub fn status<'s>(&self, setup: &'s Setup, at_ms: i64) -> &'s str {
+        let (model, core) = (self.model(setup), &self.core);
+        let tags = Cycle::ALL.map(|cycle| core.tags(model, cycle));
+        let in_grace = tags[Cycle::Payment as usize] & Tag::Grace.bit() != 0;
+        model.status(&tags, |condition| {
+            if condition == Condition::QuotaExhausted as usize {
+                core.is_exhausted(self.signed(setup))
+            } else {
+                in_grace && at_ms >= core.grace_end_ms
+            }
+        })
+    }
+
+    /// The name of a cycle's state.
+    #[must_use]
+    pub fn state_name<'s>(&self, setup: &'s Setup, cycle: Cycle) -> &'s str {
+        let at = cycle as usize;
+        &self.model(setup).state(at, self.core.states[at]).name
+    }
+
+    /// Appends the plan's state bytes.
+    pub fn encode(&self, setup: &Setup, bytes: &mut Vec<u8>) {
+        let mut out = Writer::new(bytes);
+        let (signed, core) = (self.signed(setup), &self.core);
+        out.byte(VERSION);
+        out.int(self.applied);
+        out.text(&signed.id);
+        out.uint(u64::from(signed.version));
+        out.text(&self.customer_id);
+        for cycle in Cycle::ALL {
+            // By name: a later version of the model may number its states otherwise.
+            out.text(self.state_name(setup, cycle));
+        }
+        out.byte(
+            u8::from(core.initialized)
+                | u8::from(core.cancel_requested) << 1
+                | u8::from(core.period_ended) << 2
+                | u8::from(core.session.is_some()) << 3,
+        );
+        out.int(self.clock_ms);
+        out.int(core.period_end_ms);
+        out.int(core.grace_end_ms);
+        out.uint(core.chain.seq);
+        out.raw(&core.chain.hash);
+        out.count(core.accounts.len());
+        for account in &core.accounts {
+            account.encode(&mut out);
+        }
+        if let Some(session) = &core.session {
+            session.encode(setup, &mut out);
+        }
+        self.window.encode(&mut out);
+        out.count(self.payments.len());
+        for payment in &self.payments {
+            out.raw(payment);
+        }
+    }
+
+    /// Reads a plan from its state bytes.
+    ///
+    /// # Errors
+    /// [`StateError`] if the bytes break off, make no sense, or name what the set-up lacks.
+    pub fn decode(setup: &Setup, bytes: &[u8]) -> Result<Self, StateError> {
+        let mut input = Decode::new(bytes);
+        let version = input.byte()?;
+        if version != VERSION {
+            return Err(StateError::Version(version));
+        }
+        let applied = input.int()?;
+        let (id, version) = (input.text()?, input.uint()?);
+        let template = u32::try_from(version)
+            .ok()
+            .and_then(|version| setup.template_version(id, version))
+            .ok_or_else(|| {
+                StateError::Invalid(format!(
+                    "template {id} version {version} is not in the set-up: keep every version that a running plan signed"
+                ))
+            })?;
+        let mut plan = Self::new(setup, template, input.text()?);
+        plan.applied = applied;
+        for cycle in Cycle::ALL {
+            let (at, name) = (cycle as usize, input.text()?);
+            plan.core.states[at] = plan.model(setup).state_index(at, name).ok_or_else(|| {
+                let model = &plan.model(setup).name;
+                StateError::Invalid(format!("state {name} is not in model {model}"))
+            })?;
+        }
+        plan.decode_core(setup, &mut input)?;
+        plan.window = Window::decode(&mut input)?;
+        for _ in 0..input.count()? {
+            plan.payments.push(input.array()?);
+        }
+        input.end()?;
+        Ok(plan)
+    }
+
+    fn decode_core(&mut self, setup: &Setup, input: &mut Decode<'_>) -> Result<(), StateError> {
+        let core = &mut self.core;
+        let flags = input.byte()?;
+        core.initialized = flags & 1 != 0;
+        core.cancel_requested = flags & 2 != 0;
+        core.period_ended = flags & 4 != 0;
+        self.clock_ms = input.int()?;
+        core.period_end_ms = input.int()?;
+        core.grace_end_ms = input.int()?;
+        core.chain = Chain {
+            seq: input.uint()?,
+            hash: input.array()?,
+        };
+        let accounts = input.count()?;
+        if accounts != core.accounts.len() {
+            return Err(StateError::Invalid(format!(
+                "{accounts} accounts where the template has {}",
+                core.accounts.len()
+            )));
+        }
+        for account in &mut core.accounts {
+            *account = Account::decode(input)?;
+        }
+        if flags & 8 != 0 {
+            core.session = Some(Session::decode(setup, core.accounts.len(), input)?);
+        }
+        Ok(())
+    }
+}
+
+impl Session {
+    fn encode(&self, setup: &Setup, out: &mut Writer<'_>) {
+        out.text(&self.correlation_id);
+        out.text(&setup.locations[self.location as usize].id);
+        out.count(self.account);
+        out.optional_text(self.returned.as_deref());
+        out.int(self.held_swaps);
+        out.int(self.held_energy);
+        out.uint(u64::from(self.attempt));
+        out.int(self.event_ms);
+        out.int(self.due_ms);
+    }
+
+    fn decode(setup: &Setup, accounts: usize, input: &mut Decode<'_>) -> Result<Self, StateError> {
+        let correlation_id = input.text()?.into();
+        let location = input.text()?;
+        let location = setup.location(location).ok_or_else(|| {
+            StateError::Invalid(format!("location {location} is not in the set-up"))
+        })?;
+        let account = usize::try_from(input.uint()?).unwrap_or(usize::MAX);
+        if account >= accounts {
+            return Err(StateError::Invalid(format!(
+                "a session names account {account}"
+            )));
+        }
+        Ok(Self {
+            correlation_id,
+            location,
+            account,
+            returned: input.optional_text()?.map(Into::into),
+            held_swaps: input.int()?,
+            held_energy: input.int()?,
+            attempt: u32::try_from(input.uint()?).unwrap_or(u32::MAX),
+            event_ms: input.int()?,
+            due_ms: input.int()?,
+        })
+    }
+}

@@ -1,0 +1,428 @@
+//! `customer_binding`: one self-service swap, W1–W5, with ARM's answer or its silence.
+
+use super::quota::SwapFacts;
+use super::staffed::{assign_asset, energy};
+use super::{PlanTurn, Ruling};
+use crate::core::dedupe::signal_id;
+use crate::core::frame::OutboxKind;
+use crate::core::json::{write_digits, write_string};
+use crate::core::time::write_rfc3339;
+use crate::swap::echo::write_plan_states;
+use crate::swap::event::Event;
+use crate::swap::plan::{Core, Plan, Session};
+use crate::swap::reason::{Reason, Rejection};
+use crate::swap::request::{Request, optional_id, require, require_id};
+use crate::swap::topics::Topic;
+use crate::swap::turn::{Entry, Ledger, text_field};
+use crate::swap::vocabulary::{Cycle, External, Fundamental};
+
+impl PlanTurn<'_, '_> {
+    /// The account that hands out batteries where the request does not say which.
+    #[must_use]
+    pub fn asset_account(&self) -> usize {
+        let has_fleet = |account: &usize| self.service(*account).1.fleet.is_some();
+        (0..self.signed.services.len())
+            .find(has_fleet)
+            .or(self.signed.swap)
+            .unwrap_or(0)
+    }
+}
+
+/// `customer_binding`: W1 to W4. The echo follows when ARM has answered.
+///
+/// # Errors
+/// Whatever W1, W2 or the machines refuse.
+pub fn customer_binding(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    request: &Request<'_>,
+) -> Ruling {
+    let location_id = require(&request.location_id, "location_id")?;
+    let location = turn
+        .setup
+        .location(location_id)
+        .ok_or_else(|| Rejection::new(Reason::UnknownLocation, location_id))?;
+    let account = required_assets(turn, &plan.core, request)?;
+    turn.external(&mut plan.core, External::AssetIdsResolved)?;
+    let energy = service_intent(turn, &plan.core, location, location_id, account)?;
+    turn.external(&mut plan.core, External::IntentSignalEmitted)?;
+    let returned = returned_battery(turn, &plan.core, request, account)?;
+    turn.external(&mut plan.core, External::BindingEstablished)?;
+    allocate(
+        turn,
+        plan,
+        Session {
+            correlation_id: turn.turn.correlation_id.into(),
+            location,
+            account,
+            returned,
+            held_swaps: i64::from(turn.signed.swap.is_some()),
+            held_energy: energy,
+            attempt: 1,
+            event_ms: turn.turn.event_ms,
+            due_ms: turn
+                .turn
+                .recorded_ms
+                .saturating_add(turn.market.answer_timeout_ms),
+        },
+    )?;
+    Ok(Reason::InProgress)
+}
+
+/// W1 `getRequiredAssetIds`: the account whose fleet is asked for.
+fn required_assets(
+    turn: &PlanTurn<'_, '_>,
+    core: &Core,
+    request: &Request<'_>,
+) -> Result<usize, Rejection> {
+    let Some(fleet_id) = request.fleet_id.as_deref() else {
+        let holds = core
+            .accounts
+            .iter()
+            .position(|account| account.current_asset.is_some());
+        return Ok(holds.unwrap_or_else(|| turn.asset_account()));
+    };
+    let fleet = turn.setup.fleet(fleet_id);
+    (0..core.accounts.len())
+        .find(|&account| fleet.is_some() && turn.service(account).1.fleet == fleet)
+        .ok_or_else(|| Rejection::new(Reason::FleetNotInBundle, fleet_id))
+}
+
+/// W2 `emitServiceIntentSignal`: location, payment, quota and the day's limit; returns the energy
+/// to hold.
+fn service_intent(
+    turn: &mut PlanTurn<'_, '_>,
+    core: &Core,
+    location: u32,
+    location_id: &str,
+    account: usize,
+) -> Result<i64, Rejection> {
+    if !turn.signed.allows(location) {
+        return Err(Rejection::new(Reason::LocationNotAllowed, location_id));
+    }
+    if core.session.is_some() {
+        return Err(Reason::SessionInProgress.into());
+    }
+    if !core.initialized {
+        return Err(Reason::StatesNotInitialized.into());
+    }
+    if !core.is_served(turn.model, turn.turn.event_ms) {
+        return Err(Reason::PaymentNotCurrent.into());
+    }
+    let energy = energy_to_hold(turn, core);
+    turn.check_quota(core, 1, energy.max(i64::from(turn.signed.energy.is_some())))?;
+    turn.check_rate(core, turn.turn.event_ms)?;
+    announce_intent(turn, account, location_id);
+    Ok(energy)
+}
+
+/// What one swap may need at most, or what is left of the quota.
+fn energy_to_hold(turn: &PlanTurn<'_, '_>, core: &Core) -> i64 {
+    let Some(account) = turn.signed.energy else {
+        return 0;
+    };
+    let config = turn.service(account).0;
+    match core.accounts[account].balance.left() {
+        Some(left) if !config.overage_allowed => config.hold_units.min(left.max(0)),
+        _ => config.hold_units,
+    }
+}
+
+fn announce_intent(turn: &mut PlanTurn<'_, '_>, account: usize, location_id: &str) {
+    let topic = format!("emit/ABS/BSS/{}/service_access", turn.turn.entity_id);
+    let fleet_id = turn
+        .service(account)
+        .1
+        .fleet
+        .map(|f| turn.setup.fleets[f as usize].as_str());
+    let (plan_id, correlation) = (turn.turn.entity_id, turn.turn.correlation_id);
+    turn.turn.publish(OutboxKind::Emit, &topic, |out| {
+        out.extend_from_slice(b"{\"plan_id\":");
+        write_string(out, plan_id);
+        text_field(out, "fleet_id", fleet_id);
+        text_field(out, "location_id", Some(location_id));
+        text_field(out, "correlation_id", Some(correlation));
+        out.push(b'}');
+    });
+}
+
+/// The battery that the customer must give back, which must be the one on record.
+fn returned_battery(
+    turn: &PlanTurn<'_, '_>,
+    core: &Core,
+    request: &Request<'_>,
+    account: usize,
+) -> Result<Option<Box<str>>, Rejection> {
+    let held = core.accounts[account].current_asset.as_deref();
+    if let Some(named) = optional_id(&request.returned_asset_id, "returned_asset_id")?
+        && held != Some(named)
+    {
+        return Err(Rejection::new(Reason::BatteryMismatch, named));
+    }
+    let signal = if held.is_some() {
+        Fundamental::BatteryReturned
+    } else {
+        Fundamental::BatteryIssued
+    };
+    if !turn.takes(core, Cycle::Service, signal) {
+        let state = &turn.model.state(1, core.states[1]).name;
+        let detail = format!("service cycle in {state} does not take {}", signal.name());
+        return Err(Rejection::new(Reason::RejectedTransition, detail));
+    }
+    Ok(held.map(Into::into))
+}
+
+/// W3 and W4: binds the customer to the station, holds the quota, asks the station.
+fn allocate(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    session: Session,
+) -> Result<(), Rejection> {
+    if let Some(swap) = turn.signed.swap {
+        turn.hold(&mut plan.core, swap, session.held_swaps);
+    }
+    if let Some(energy) = turn.signed.energy {
+        turn.hold(&mut plan.core, energy, session.held_energy);
+    }
+    ask_station(turn, &session);
+    plan.core.session = Some(session);
+    turn.external(&mut plan.core, External::InstructionSent)
+}
+
+/// Sends the allocation request to the station, for the first time or again.
+pub fn ask_station(turn: &mut PlanTurn<'_, '_>, session: &Session) {
+    let location_id = &turn.setup.locations[session.location as usize].id;
+    let service = turn.service(session.account).1;
+    let fleet_id = service
+        .fleet
+        .map(|fleet| turn.setup.fleets[fleet as usize].as_str());
+    let plan_id = turn.turn.entity_id;
+    turn.turn
+        .send(Topic::SignalsStation, location_id, Event::Allocate, |out| {
+            text_field(out, "plan_id", Some(plan_id));
+            text_field(out, "fleet_id", fleet_id);
+            text_field(out, "returned_asset_id", session.returned.as_deref());
+            out.extend_from_slice(b",\"attempt\":");
+            write_digits(out, u64::from(session.attempt));
+        });
+}
+
+/// The station passes on that ARM has issued a battery (W5).
+///
+/// # Errors
+/// What is wrong with the answer.
+pub fn issued(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_>) -> Ruling {
+    let asset_id = require_id(&request.asset_id, "asset_id")?;
+    let awaited = plan
+        .core
+        .session
+        .as_ref()
+        .is_some_and(|session| *session.correlation_id == *turn.turn.correlation_id);
+    if awaited && let Some(session) = plan.core.session.take() {
+        return complete(turn, plan, request, asset_id, &session);
+    }
+    if plan.core.holder_of(asset_id).is_some() {
+        return Ok(Reason::Duplicate);
+    }
+    honour_late_issue(turn, plan, request, asset_id)
+}
+
+fn complete(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    request: &Request<'_>,
+    asset_id: &str,
+    session: &Session,
+) -> Ruling {
+    let returned = request
+        .returned_asset_id
+        .as_deref()
+        .or(session.returned.as_deref());
+    let location_id = &turn.setup.locations[session.location as usize].id;
+    take_battery(turn, plan, session.account, asset_id, returned, location_id);
+    let facts = SwapFacts {
+        asset_id: Some(asset_id),
+        returned_asset_id: returned,
+        location_id: Some(location_id),
+    };
+    if let Some(swap) = turn.signed.swap {
+        turn.consume(&mut plan.core, swap, 1, session.held_swaps, facts);
+        turn.count_day(&mut plan.core, session.event_ms);
+    }
+    if let Some(account) = turn.signed.energy {
+        let delivered = energy(turn, request.energy_transferred)?;
+        use_energy(turn, plan, account, delivered, session.held_energy, facts);
+    }
+    turn.settle_quota(&mut plan.core)?;
+    remember(turn, plan, Reason::Ok);
+    echo_issued(turn, plan, asset_id, location_id, false);
+    Ok(Reason::Ok)
+}
+
+/// Books delivered energy: what was held, then what is left; beyond that it is a shortfall.
+fn use_energy(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    account: usize,
+    delivered: i64,
+    held: i64,
+    facts: SwapFacts<'_>,
+) {
+    let config = turn.service(account).0;
+    let core = &mut plan.core;
+    let most = match core.accounts[account].balance.left() {
+        Some(left) if !config.overage_allowed => held + left.max(0),
+        _ => i64::MAX,
+    };
+    let used = delivered.min(most);
+    turn.consume(core, account, used, held, facts);
+    if delivered > used {
+        let before = core.accounts[account].balance;
+        let entry = Entry {
+            kind: "quota_shortfall",
+            units: delivered - used,
+            asset_id: facts.asset_id,
+            ..Entry::default()
+        };
+        turn.account_entry(core, Ledger::Service, account, before, entry);
+    }
+}
+
+/// Moves batteries and machines. What has happened at the door cannot be refused any more: a
+/// state that does not take it is recorded as a dead letter, the battery all the same.
+fn take_battery(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    account: usize,
+    asset_id: &str,
+    returned: Option<&str>,
+    location_id: &str,
+) {
+    if let Some(old) = returned {
+        let moved = turn.external(&mut plan.core, External::AssetReturned);
+        record_refusal(turn, moved);
+        plan.core.accounts[account].current_asset = None;
+        turn.turn
+            .send(Topic::SignalsAsset, old, Event::AssetReturned, |out| {
+                text_field(out, "location_id", Some(location_id));
+            });
+    }
+    let moved = turn.external(&mut plan.core, External::AssetAllocated);
+    record_refusal(turn, moved);
+    plan.core.accounts[account].current_asset = Some(asset_id.into());
+    assign_asset(turn.turn, asset_id);
+}
+
+fn record_refusal(turn: &mut PlanTurn<'_, '_>, moved: Result<(), Rejection>) {
+    if let Err(rejection) = moved {
+        turn.turn.dead_letter(rejection.reason, &rejection.detail);
+    }
+}
+
+/// The hold was given back, yet the battery came out: it is in the rider's hands.
+fn honour_late_issue(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    request: &Request<'_>,
+    asset_id: &str,
+) -> Ruling {
+    let location_id = require(&request.location_id, "location_id")?;
+    let fleet = request
+        .fleet_id
+        .as_deref()
+        .and_then(|id| turn.setup.fleet(id));
+    let account = (0..plan.core.accounts.len())
+        .find(|&account| fleet.is_some() && turn.service(account).1.fleet == fleet)
+        .unwrap_or_else(|| turn.asset_account());
+    let returned = request.returned_asset_id.as_deref();
+    take_battery(turn, plan, account, asset_id, returned, location_id);
+    let swap = turn.signed.swap.unwrap_or(account);
+    let fits = plan.core.accounts[swap].admits(1, turn.service(swap).0);
+    let before = plan.core.accounts[swap].balance;
+    plan.core.accounts[swap].balance.used += i64::from(fits);
+    let entry = Entry {
+        kind: "late_issue",
+        units: i64::from(fits),
+        asset_id: Some(asset_id),
+        returned_asset_id: returned,
+        location_id: Some(location_id),
+        ..Entry::default()
+    };
+    turn.account_entry(&mut plan.core, Ledger::Service, swap, before, entry);
+    turn.count_day(&mut plan.core, turn.turn.event_ms);
+    turn.settle_quota(&mut plan.core)?;
+    remember(turn, plan, Reason::Ok);
+    echo_issued(turn, plan, asset_id, location_id, true);
+    Ok(Reason::Ok)
+}
+
+/// The station or ARM has refused.
+///
+/// # Errors
+/// None of its own; the signature is every rule's.
+pub fn denied(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_>) -> Ruling {
+    let reason = match request.reason.as_deref() {
+        Some("inventory_empty") => Reason::InventoryEmpty,
+        _ => Reason::AllocationDenied,
+    };
+    let awaited = plan
+        .core
+        .session
+        .take_if(|session| *session.correlation_id == *turn.turn.correlation_id);
+    let Some(session) = awaited else {
+        return Ok(Reason::Duplicate);
+    };
+    give_up(turn, plan, &session, reason);
+    Ok(reason)
+}
+
+/// Ends a session without a battery: holds back, outcome remembered, customer told.
+pub fn give_up(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, session: &Session, reason: Reason) {
+    if let Some(swap) = turn.signed.swap {
+        turn.release(&mut plan.core, swap, session.held_swaps);
+    }
+    if let Some(energy) = turn.signed.energy {
+        turn.release(&mut plan.core, energy, session.held_energy);
+    }
+    remember(turn, plan, reason);
+    let station = &turn.setup.locations[session.location as usize].id;
+    turn.turn.refuse(
+        Event::CustomerBinding,
+        &Rejection::new(reason, station.as_str()),
+    );
+}
+
+/// Replaces the outcome that repeats of the request are told.
+fn remember(turn: &PlanTurn<'_, '_>, plan: &mut Plan, outcome: Reason) {
+    let limits = &turn.setup.limits;
+    plan.window.remember(
+        signal_id(&[Event::CustomerBinding.name(), turn.turn.correlation_id]),
+        outcome as u8,
+        turn.turn.recorded_ms,
+        limits.dedupe_window_ms,
+        limits.dedupe_entries_max,
+    );
+}
+
+fn echo_issued(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &Plan,
+    asset_id: &str,
+    location_id: &str,
+    late: bool,
+) {
+    let (setup, at_ms) = (turn.setup, turn.turn.event_ms);
+    let signals = &["ASSET_ALLOCATED", "SERVICE_COMPLETED"];
+    turn.turn
+        .echo(Event::CustomerBinding, true, signals, Reason::Ok, |out| {
+            text_field(out, "asset_id", Some(asset_id));
+            text_field(out, "location_id", Some(location_id));
+            if late {
+                out.extend_from_slice(b",\"late\":true");
+            }
+            out.extend_from_slice(b",\"issued_at\":\"");
+            write_rfc3339(out, at_ms);
+            out.push(b'"');
+            write_plan_states(out, setup, plan, at_ms);
+        });
+}

@@ -1,0 +1,83 @@
+//! What happens to a plan when time passes: ARM stays silent, a paid period ends.
+
+use super::PlanTurn;
+use super::self_service::{ask_station, give_up};
+use crate::core::frame::OutboxKind;
+use crate::core::json::write_string;
+use crate::core::store::Entity;
+use crate::core::time::write_rfc3339;
+use crate::swap::event::Event;
+use crate::swap::plan::{Plan, Session};
+use crate::swap::reason::Reason;
+use crate::swap::topics::Topic;
+use crate::swap::turn::text_field;
+use crate::swap::vocabulary::{Cycle, External};
+
+/// Fires the plan's earliest timer, whose due time is the turn's.
+pub fn fire(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
+    let due_ms = turn.turn.recorded_ms;
+    debug_assert_eq!(plan.due_ms(), Some(due_ms));
+    if let Some(session) = plan
+        .core
+        .session
+        .take_if(|session| session.due_ms <= due_ms)
+    {
+        no_answer(turn, plan, session);
+    } else {
+        period_ended(turn, plan);
+    }
+}
+
+/// Asks again with the same correlation id, or gives up.
+fn no_answer(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, mut session: Session) {
+    if session.attempt < turn.market.attempts_max {
+        session.attempt += 1;
+        session.due_ms = session.due_ms.saturating_add(turn.market.answer_timeout_ms);
+        ask_station(turn, &session);
+        plan.core.session = Some(session);
+        return;
+    }
+    give_up(turn, plan, &session, Reason::AllocationTimedOut);
+    let location_id = &turn.setup.locations[session.location as usize].id;
+    turn.turn.send(
+        Topic::SignalsStation,
+        location_id,
+        Event::AllocationRelease,
+        |_| {},
+    );
+}
+
+fn period_ended(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
+    plan.core.period_ended = true;
+    // The table compresses the end of a period only in states that list the signal, so no
+    // transition is refused here; a model whose table says otherwise keeps its state.
+    let before = plan.core.states;
+    if turn
+        .external(&mut plan.core, External::SubscriptionPeriodEnded)
+        .is_err()
+    {
+        plan.core.states = before;
+    }
+    if turn.outputs.is_empty() {
+        return;
+    }
+    let topic = format!("emit/abs/bss/plan/{}/payment_state", turn.turn.entity_id);
+    let (plan_id, due_ms) = (turn.turn.entity_id, turn.turn.recorded_ms);
+    let state = plan.state_name(turn.setup, Cycle::Payment);
+    let outputs = &turn.outputs;
+    turn.turn.publish(OutboxKind::Emit, &topic, |out| {
+        out.extend_from_slice(b"{\"timestamp\":\"");
+        write_rfc3339(out, due_ms);
+        out.extend_from_slice(b"\",\"plan_id\":");
+        write_string(out, plan_id);
+        text_field(out, "payment_state", Some(state));
+        out.extend_from_slice(b",\"signals\":[");
+        for (at, output) in outputs.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            write_string(out, output);
+        }
+        out.extend_from_slice(b"]}");
+    });
+}

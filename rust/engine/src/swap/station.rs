@@ -1,0 +1,404 @@
+//! A station: what it has in stock, and the allocations that it awaits ARM's answer to.
+
+use super::event::Event;
+use super::reason::{Reason, Rejection};
+use super::request::{Request, optional_id, require, require_id};
+use super::setup::Setup;
+use super::topics::Topic;
+use super::turn::{Turn, text_field};
+use crate::core::codec::{Decode, StateError, Writer};
+use crate::core::decimal;
+use crate::core::dedupe::{Window, signal_id};
+use crate::core::frame::OutboxKind;
+use crate::core::json::{write_digits, write_string};
+use crate::core::store::Entity;
+use crate::core::time::write_rfc3339;
+
+const VERSION: u8 = 1;
+
+/// The InventoryAgent's view of one fleet at one station.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stock {
+    /// Index of the fleet.
+    pub fleet: u32,
+    /// Batteries tracked as available.
+    pub current_stock: i64,
+    /// Batteries promised to allocations under way.
+    pub promised: i64,
+    /// Lifetime batteries issued.
+    pub total_assignments: u64,
+    /// Lifetime batteries returned.
+    pub total_returns: u64,
+    /// Times that the stock was replenished.
+    pub total_restocks: u64,
+}
+
+/// An allocation that ARM has not answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Intent {
+    correlation_id: Box<str>,
+    plan_id: Box<str>,
+    fleet: u32,
+}
+
+/// A station.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Station {
+    stock: Vec<Stock>,
+    intents: Vec<Intent>,
+    /// ARM's answers seen lately: MQTT may bring one twice.
+    answers: Window,
+    /// Offset of the last signal applied, -1 before the first.
+    pub applied: i64,
+}
+
+impl Entity for Station {
+    fn due_ms(&self) -> Option<i64> {
+        None
+    }
+}
+
+impl Station {
+    /// A station as the set-up describes it.
+    #[must_use]
+    pub fn new(setup: &Setup, location: u32) -> Self {
+        let mut station = Self {
+            applied: -1,
+            ..Self::default()
+        };
+        for &(fleet, batteries) in &setup.locations[location as usize].stock {
+            station.stock_of(fleet).current_stock = batteries;
+        }
+        station
+    }
+
+    /// Stock by fleet.
+    #[must_use]
+    pub fn stock(&self) -> &[Stock] {
+        &self.stock
+    }
+
+    /// How many allocations are under way.
+    #[must_use]
+    pub fn intents(&self) -> usize {
+        self.intents.len()
+    }
+
+    fn stock_of(&mut self, fleet: u32) -> &mut Stock {
+        let at = self
+            .stock
+            .iter()
+            .position(|stock| stock.fleet == fleet)
+            .unwrap_or_else(|| {
+                self.stock.push(Stock {
+                    fleet,
+                    current_stock: 0,
+                    promised: 0,
+                    total_assignments: 0,
+                    total_returns: 0,
+                    total_restocks: 0,
+                });
+                self.stock.len() - 1
+            });
+        &mut self.stock[at]
+    }
+
+    fn take_intent(&mut self, correlation_id: &str) -> Option<Intent> {
+        let at = self
+            .intents
+            .iter()
+            .position(|i| *i.correlation_id == *correlation_id)?;
+        Some(self.remove_intent(at))
+    }
+
+    fn remove_intent(&mut self, at: usize) -> Intent {
+        let intent = self.intents.remove(at);
+        self.stock_of(intent.fleet).promised -= 1;
+        intent
+    }
+
+    /// Batteries went out and came in.
+    fn moved(&mut self, fleet: u32, issued: bool, returned: bool) {
+        let stock = self.stock_of(fleet);
+        // A count that ARM has not corrected yet cannot go below none.
+        stock.current_stock = (stock.current_stock - i64::from(issued)).max(0);
+        stock.current_stock += i64::from(returned);
+        stock.total_assignments += u64::from(issued);
+        stock.total_returns += u64::from(returned);
+    }
+
+    /// Appends the station's state bytes.
+    pub fn encode(&self, setup: &Setup, bytes: &mut Vec<u8>) {
+        let mut out = Writer::new(bytes);
+        out.byte(VERSION);
+        out.int(self.applied);
+        out.count(self.stock.len());
+        for stock in &self.stock {
+            out.text(&setup.fleets[stock.fleet as usize]);
+            out.int(stock.current_stock);
+            out.uint(stock.total_assignments);
+            out.uint(stock.total_returns);
+            out.uint(stock.total_restocks);
+        }
+        out.count(self.intents.len());
+        for intent in &self.intents {
+            out.text(&intent.correlation_id);
+            out.text(&intent.plan_id);
+            out.text(&setup.fleets[intent.fleet as usize]);
+        }
+        self.answers.encode(&mut out);
+    }
+
+    /// Reads a station from its state bytes.
+    ///
+    /// # Errors
+    /// [`StateError`] if the bytes break off, make no sense, or name what the set-up lacks.
+    pub fn decode(setup: &Setup, bytes: &[u8]) -> Result<Self, StateError> {
+        let mut input = Decode::new(bytes);
+        let version = input.byte()?;
+        if version != VERSION {
+            return Err(StateError::Version(version));
+        }
+        let fleet = |id: &str| {
+            let unknown = || StateError::Invalid(format!("fleet {id} is not in the set-up"));
+            setup.fleet(id).ok_or_else(unknown)
+        };
+        let mut station = Self {
+            applied: input.int()?,
+            ..Self::default()
+        };
+        for _ in 0..input.count()? {
+            let fleet = fleet(input.text()?)?;
+            let current_stock = input.int()?;
+            station.stock.push(Stock {
+                fleet,
+                current_stock,
+                promised: 0,
+                total_assignments: input.uint()?,
+                total_returns: input.uint()?,
+                total_restocks: input.uint()?,
+            });
+        }
+        for _ in 0..input.count()? {
+            let intent = Intent {
+                correlation_id: input.text()?.into(),
+                plan_id: input.text()?.into(),
+                fleet: fleet(input.text()?)?,
+            };
+            station.stock_of(intent.fleet).promised += 1;
+            station.intents.push(intent);
+        }
+        station.answers = Window::decode(&mut input)?;
+        input.end()?;
+        Ok(station)
+    }
+
+    /// Applies one event.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub fn apply(
+        &mut self,
+        turn: &mut Turn<'_>,
+        event: Event,
+        request: &Request<'_>,
+    ) -> Result<Reason, Rejection> {
+        match event {
+            Event::Allocate => self.allocate(turn, request),
+            Event::AllocationRelease => {
+                self.take_intent(turn.correlation_id);
+                Ok(Reason::Ok)
+            }
+            Event::StockMoved => {
+                let fleet = known_fleet(turn.setup, request)?;
+                self.moved(
+                    fleet,
+                    request.asset_id.is_some(),
+                    request.returned_asset_id.is_some(),
+                );
+                Ok(Reason::Ok)
+            }
+            Event::StationStock => self.restock(turn.setup, request),
+            Event::ArmAllocate => self.answer(turn, request),
+            _ => Err(Rejection::new(Reason::UnknownEvent, event.name())),
+        }
+    }
+
+    /// `canAssignItem`: a station without stock refuses, and ARM is not asked.
+    fn allocate(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: &Request<'_>,
+    ) -> Result<Reason, Rejection> {
+        let plan_id = require(&request.plan_id, "plan_id")?;
+        let fleet = known_fleet(turn.setup, request)?;
+        let asked_before = self
+            .intents
+            .iter()
+            .any(|intent| *intent.correlation_id == *turn.correlation_id);
+        if !asked_before {
+            let stock = self.stock_of(fleet);
+            if stock.current_stock - stock.promised <= 0 {
+                deny(turn, plan_id, Reason::InventoryEmpty.code());
+                return Ok(Reason::Ok);
+            }
+            stock.promised += 1;
+            self.intents.push(Intent {
+                correlation_id: turn.correlation_id.into(),
+                plan_id: plan_id.into(),
+                fleet,
+            });
+        }
+        order(turn, plan_id, request);
+        Ok(Reason::Ok)
+    }
+
+    fn restock(&mut self, setup: &Setup, request: &Request<'_>) -> Result<Reason, Rejection> {
+        let fleet = known_fleet(setup, request)?;
+        let text = request
+            .available
+            .ok_or_else(|| Rejection::new(Reason::MissingField, "available"))?;
+        let available = decimal::parse(text, 0)
+            .ok()
+            .filter(|count| (0..=1_000_000).contains(count))
+            .ok_or_else(|| Rejection::new(Reason::NumberOutOfRange, format!("available {text}")))?;
+        let stock = self.stock_of(fleet);
+        stock.total_restocks += u64::from(available > stock.current_stock);
+        stock.current_stock = available;
+        Ok(Reason::Ok)
+    }
+
+    /// ARM's answer to an allocation.
+    fn answer(&mut self, turn: &mut Turn<'_>, request: &Request<'_>) -> Result<Reason, Rejection> {
+        let status = require(&request.status, "status")?;
+        let asset_id = optional_id(&request.asset_id, "asset_id")?;
+        let seen = signal_id(&[turn.correlation_id, status, asset_id.unwrap_or("")]);
+        if !turn.correlation_id.is_empty() && self.answers.outcome(seen).is_some() {
+            return Ok(Reason::Duplicate);
+        }
+        let intent = self.intent_of(turn, request);
+        let result = match status {
+            "issued" => self.issued(turn, request, intent.as_ref()),
+            _ => {
+                let intent = intent.ok_or(Reason::UnknownAllocation)?;
+                deny(
+                    turn,
+                    &intent.plan_id,
+                    request.reason.as_deref().unwrap_or(status),
+                );
+                Ok(Reason::Ok)
+            }
+        }?;
+        let limits = turn.setup.limits;
+        self.answers.remember(
+            seen,
+            result as u8,
+            turn.recorded_ms,
+            limits.dedupe_window_ms,
+            limits.dedupe_entries_max,
+        );
+        Ok(result)
+    }
+
+    /// The allocation that an answer belongs to: by correlation id, or the oldest where ARM sends
+    /// none.
+    fn intent_of(&mut self, turn: &Turn<'_>, request: &Request<'_>) -> Option<Intent> {
+        if !turn.correlation_id.is_empty() {
+            return self.take_intent(turn.correlation_id);
+        }
+        let fleet = request
+            .fleet_id
+            .as_deref()
+            .and_then(|id| turn.setup.fleet(id));
+        let at = self
+            .intents
+            .iter()
+            .position(|i| fleet.is_none_or(|fleet| fleet == i.fleet))?;
+        Some(self.remove_intent(at))
+    }
+
+    fn issued(
+        &mut self,
+        turn: &mut Turn<'_>,
+        request: &Request<'_>,
+        intent: Option<&Intent>,
+    ) -> Result<Reason, Rejection> {
+        let asset_id = require_id(&request.asset_id, "asset_id")?;
+        let returned = optional_id(&request.returned_asset_id, "returned_asset_id")?;
+        let (plan_id, fleet) = match intent {
+            Some(intent) => (&*intent.plan_id, intent.fleet),
+            // Given up already: the battery is out all the same, if we can tell whose it is.
+            None => match optional_id(&request.plan_id, "plan_id")? {
+                Some(plan_id) => (plan_id, known_fleet(turn.setup, request)?),
+                None => return Err(Reason::UnknownAllocation.into()),
+            },
+        };
+        self.moved(fleet, true, returned.is_some());
+        let location_id = turn.entity_id;
+        let fleet_id = &turn.setup.fleets[fleet as usize];
+        let correlation = intent.map_or(turn.correlation_id, |intent| &*intent.correlation_id);
+        let mut onward = turn.on_behalf_of(correlation);
+        onward.send(
+            Topic::SignalsPlan,
+            plan_id,
+            Event::AllocationIssued,
+            |out| {
+                text_field(out, "asset_id", Some(asset_id));
+                text_field(out, "returned_asset_id", returned);
+                text_field(out, "fleet_id", Some(fleet_id));
+                text_field(out, "location_id", Some(location_id));
+                if let Some(energy) = request.energy_transferred {
+                    out.extend_from_slice(b",\"energy_transferred\":");
+                    out.extend_from_slice(energy.as_bytes());
+                }
+            },
+        );
+        Ok(Reason::Ok)
+    }
+}
+
+fn known_fleet(setup: &Setup, request: &Request<'_>) -> Result<u32, Rejection> {
+    let id = require(&request.fleet_id, "fleet_id")?;
+    setup
+        .fleet(id)
+        .ok_or_else(|| Rejection::new(Reason::UnknownValue, format!("fleet_id {id}")))
+}
+
+fn deny(turn: &mut Turn<'_>, plan_id: &str, reason: &str) {
+    turn.send(
+        Topic::SignalsPlan,
+        plan_id,
+        Event::AllocationDenied,
+        |out| {
+            text_field(out, "reason", Some(reason));
+        },
+    );
+}
+
+/// W4 `sendAssetAllocationSignal`: ARM is given the fleet, never a battery.
+fn order(turn: &mut Turn<'_>, plan_id: &str, request: &Request<'_>) {
+    let topic = format!("cmd/ABS/EPS/{}/allocate", turn.entity_id);
+    let attempt = request
+        .attempt
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(1);
+    let (location_id, correlation, recorded_ms) =
+        (turn.entity_id, turn.correlation_id, turn.recorded_ms);
+    turn.publish(OutboxKind::Cmd, &topic, |out| {
+        out.extend_from_slice(b"{\"fleet_id\":");
+        write_string(out, request.fleet_id.as_deref().unwrap_or(""));
+        text_field(out, "plan_id", Some(plan_id));
+        text_field(out, "location_id", Some(location_id));
+        text_field(out, "correlation_id", Some(correlation));
+        out.extend_from_slice(b",\"returned_asset_id\":");
+        match request.returned_asset_id.as_deref() {
+            Some(asset) => write_string(out, asset),
+            None => out.extend_from_slice(b"null"),
+        }
+        out.extend_from_slice(b",\"attempt\":");
+        write_digits(out, attempt);
+        out.extend_from_slice(b",\"timestamp\":\"");
+        write_rfc3339(out, recorded_ms);
+        out.extend_from_slice(b"\"}");
+    });
+}
