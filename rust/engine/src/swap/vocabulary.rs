@@ -156,6 +156,8 @@ mod tests {
         }
     }
 
+    type Change = Box<dyn FnOnce(&mut Value)>;
+
     fn faults_after(change: impl FnOnce(&mut Value)) -> String {
         let mut doc: Value = serde_json::from_str(V1).expect("valid JSON");
         change(&mut doc);
@@ -167,7 +169,7 @@ mod tests {
 
     #[test]
     fn a_faulty_model_is_refused_with_file_and_path() {
-        let cases: [(&str, Box<dyn FnOnce(&mut Value)>); 9] = [
+        let cases: [(&str, Change); 9] = [
             (
                 "m.json: cycles.payment.transitions[0].to: state \"NOWHERE\" is unknown",
                 Box::new(|d| {
