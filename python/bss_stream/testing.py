@@ -1,0 +1,142 @@
+"""Plays signals through the engine in one process, without servers: for tests and for trying out.
+
+    with Playground() as play:
+        play.mqtt("emit/odo/subscription/plan/p-1/sync", payload)
+        play.echoes
+
+Records that entities send each other are delivered at once, partition by partition; time stands
+still unless `advance` moves it, and timers fire as it does.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+
+from bss_stream import _engine, frames, topics
+from bss_stream.frames import DeadLetter, OutboxKind, OutboxMessage, Signal
+from bss_stream.setup import compile_setup, load_setup
+
+START_MS = 1_795_500_000_000
+"""2026-11-24T06:00:00Z: where a playground's clock starts."""
+
+
+class Playground:
+    """All shards of one engine with a log in memory and a clock that is set by hand."""
+
+    def __init__(self, setup: bytes | None = None, *, partitions: int = 4) -> None:
+        self.setup = compile_setup(load_setup()) if setup is None else setup
+        self.partitions = partitions
+        self.now_ms = START_MS
+        self.engine = _engine.Engine(self.setup, partitions=partitions)
+        for partition in range(partitions):
+            self.engine.open_shard(partition)
+        self.outbox: list[OutboxMessage] = []
+        self.dead_letters: list[DeadLetter] = []
+        self.ledgers: dict[str, list[dict[str, Any]]] = {topic: [] for topic in topics.LEDGERS}
+        self.ledger_bytes: list[bytes] = []
+        self.states: dict[tuple[str, bytes], bytes] = {}
+        self.outcomes: Counter[str] = Counter()
+        self._offsets: Counter[tuple[str, int]] = Counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for partition in range(self.partitions):
+            self.engine.drop_shard(partition)
+
+    def signal(
+        self,
+        topic: str,
+        key: str,
+        event: str,
+        payload: bytes,
+        *,
+        source: str = "test",
+        correlation: str = "",
+    ) -> None:
+        """Bring one signal, and all that follows from it, to the entities concerned."""
+        value = frames.encode_signal(Signal(event, self.now_ms, correlation, source, payload))
+        self.record(topic, key.encode(), value)
+
+    def record(self, topic: str, key: bytes, value: bytes) -> None:
+        """Bring one record of a signals topic as the log would, and all that follows from it."""
+        partition = _engine.partition_for(key, self.partitions)
+        self._deliver([(topic, partition, [(key, value)])])
+
+    def advance(self, ms: int) -> None:
+        """Let time pass; every timer due fires."""
+        self.now_ms += ms
+        self._take(self.engine.process([], self.now_ms, tick=range(self.partitions)))
+
+    def restart(self) -> None:
+        """Lose the engine and restore every shard from the changelog."""
+        self.engine = _engine.Engine(self.setup, partitions=self.partitions)
+        for partition in range(self.partitions):
+            self.engine.open_shard(partition)
+        for (topic, key), value in self.states.items():
+            partition = _engine.partition_for(key, self.partitions)
+            self.engine.restore(partition, topic, _engine.pack([(key, value)]))
+
+    def state(self, topic: str, key: str) -> dict[str, Any]:
+        """An entity's state. Raises KeyError if there is none."""
+        value = self.states[topic, key.encode()]
+        described: dict[str, Any] = orjson.loads(
+            self.engine.describe_state(topic, key.encode(), value)
+        )
+        return described
+
+    def plan(self, plan_id: str) -> dict[str, Any]:
+        """A plan's state."""
+        return self.state(topics.STATE_PLAN, plan_id)
+
+    @property
+    def echoes(self) -> list[dict[str, Any]]:
+        """The bodies of every echo, in order."""
+        return [orjson.loads(m.payload) for m in self.outbox if m.kind is OutboxKind.ECHO]
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """The entries of both ledgers, by plan and sequence."""
+        both = [entry for ledger in self.ledgers.values() for entry in ledger]
+        return iter(sorted(both, key=lambda entry: (entry["plan_id"], entry["seq"])))
+
+    def _deliver(self, batches: list[tuple[str, int, list[tuple[bytes, bytes]]]]) -> None:
+        inputs = []
+        for topic, partition, records in batches:
+            first = self._offsets[topic, partition]
+            self._offsets[topic, partition] += len(records)
+            offsets = range(first, first + len(records))
+            inputs.append((topic, partition, offsets, _engine.pack(records)))
+        self._take(self.engine.process(inputs, self.now_ms))
+
+    def _take(self, output: _engine.Output) -> None:
+        onward = []
+        self.outcomes.update(output.outcomes)
+        for chunk in output.chunks:
+            records = [(key, value or b"") for key, value in _engine.unpack(chunk.data)]
+            if chunk.topic in topics.SIGNALS:
+                onward.append((chunk.topic, chunk.partition, records))
+            else:
+                self._keep(chunk.topic, records)
+        if onward:
+            self._deliver(onward)
+
+    def _keep(self, topic: str, records: list[tuple[bytes, bytes]]) -> None:
+        for key, value in records:
+            if topic in topics.STATES:
+                self.states[topic, key] = value
+            elif topic in topics.LEDGERS:
+                self.ledgers[topic].append(orjson.loads(value))
+                self.ledger_bytes.append(value)
+            elif topic == topics.OUTBOX:
+                self.outbox.append(frames.decode_outbox(value))
+            else:
+                self.dead_letters.append(frames.decode_dead_letter(value))
