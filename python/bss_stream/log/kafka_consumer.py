@@ -1,0 +1,353 @@
+"""The Kafka log's reader: a member of a consumer group, and the replay of one partition.
+
+aiokafka tells a listener of a new assignment while it already reads it, from offsets that the
+former owner may still be committing. So nothing is handed out before the listener has returned
+and every partition has been set to its committed offset, looked up after that.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
+from aiokafka.abc import ConsumerRebalanceListener  # type: ignore[import-untyped]
+from aiokafka.coordinator.assignors.range import (  # type: ignore[import-untyped]
+    RangePartitionAssignor,
+)
+from aiokafka.structs import TopicPartition as KafkaPartition  # type: ignore[import-untyped]
+
+from bss_stream._engine import pack
+from bss_stream.errors import LogError
+from bss_stream.log.kafka_client import (
+    RECORD_BYTES_MAX,
+    STOP_TIMEOUT_S,
+    KafkaOptions,
+    translated,
+    within,
+)
+from bss_stream.log.protocol import Fetched, Offsets, RebalanceListener, TopicPartition
+
+SESSION_TIMEOUT_MS: Final = 10_000
+HEARTBEAT_MS: Final = 1_000
+"""A heartbeat's answer is also how a member learns that the others wait for it."""
+
+REBALANCE_TIMEOUT_MS: Final = 60_000
+"""How long the others wait for a listener's `on_revoked` before they go on without it."""
+
+FETCH_WAIT_MS: Final = 100
+"""A partition that has just been sought waits as long for the fetch under way to end."""
+
+COMMIT_TIMEOUT_S: Final = 30.0
+LOOKUP_TIMEOUT_S: Final = 30.0
+WAIT_SLICE_S: Final = 0.5
+REPLAY_RECORDS: Final = 10_000
+REPLAY_SLICE_MS: Final = 25
+REPLAY_TIMEOUT_S: Final = 60.0
+EMPTY_FETCHES_MAX: Final = 3
+"""So many empty answers at one offset below the end: what was there has been compacted away."""
+
+
+def _consumer(options: KafkaOptions, role: str, **settings: Any) -> Any:
+    return AIOKafkaConsumer(
+        **options.client(role),
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        # Every position is set here; what then is out of range has to be an error.
+        auto_offset_reset="none",
+        fetch_max_wait_ms=FETCH_WAIT_MS,
+        max_partition_fetch_bytes=RECORD_BYTES_MAX,
+        **settings,
+    )
+
+
+async def _stop(consumer: Any) -> None:
+    """Leave the group and disconnect, also when aiokafka waits for a group that does not answer."""
+    if await within(STOP_TIMEOUT_S, _quietly(consumer.stop())):
+        return
+    if consumer._coordinator is not None:
+        task = getattr(consumer._coordinator, "_coordination_task", None)
+        if task is not None:
+            task.cancel()
+    if consumer._fetcher is not None:
+        await within(STOP_TIMEOUT_S, _quietly(consumer._fetcher.close()))
+    await within(STOP_TIMEOUT_S, _quietly(consumer._client.close()))
+
+
+async def _quietly(stopping: Any) -> None:
+    await asyncio.gather(stopping, return_exceptions=True)
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    def __init__(self, consumer: "KafkaConsumer") -> None:
+        self._consumer = consumer
+
+    async def on_partitions_revoked(self, revoked: object) -> None:
+        await self._consumer.revoke()
+
+    async def on_partitions_assigned(self, assigned: Sequence[Any]) -> None:
+        await self._consumer.assign(assigned)
+
+
+class KafkaConsumer:
+    """A member of a group; made by KafkaLog.consumer."""
+
+    def __init__(
+        self,
+        options: KafkaOptions,
+        group: str,
+        topics: Sequence[str],
+        listener: RebalanceListener | None,
+    ) -> None:
+        self._options = options
+        self._group = group
+        self._topics = topics
+        self._listener = listener
+        self._consumer: Any = None
+        self._owned: frozenset[TopicPartition] = frozenset()
+        self._sought: set[TopicPartition] = set()
+        self._reading = False
+        self._changed = asyncio.Event()
+        self._moving = asyncio.Lock()
+        self._leaving = False
+        self._failure: BaseException | None = None
+
+    async def open(self) -> None:
+        """Connect and ask to join; partitions come with a later poll. Raises LogError."""
+        with translated(f"join the group {self._group}"):
+            self._consumer = _consumer(
+                self._options,
+                f"group-{self._group}",
+                group_id=self._options.name(self._group),
+                partition_assignment_strategy=(RangePartitionAssignor,),
+                session_timeout_ms=SESSION_TIMEOUT_MS,
+                heartbeat_interval_ms=HEARTBEAT_MS,
+                rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
+            )
+            try:
+                await self._consumer.start()
+                names = [self._options.name(topic) for topic in self._topics]
+                self._consumer.subscribe(topics=names, listener=_Listener(self))
+            except BaseException:
+                await _stop(self._consumer)
+                raise
+
+    def assignment(self) -> frozenset[TopicPartition]:
+        """The partitions that this member owns now."""
+        return self._owned
+
+    async def poll(self, records_max: int, timeout_s: float) -> list[Fetched]:
+        """See log.protocol.Consumer."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout_s
+        with translated(f"read as a member of {self._group}"):
+            while True:
+                self._check_usable()
+                left = deadline - loop.time()
+                if self._reading:
+                    fetched = await self._fetch(records_max, max(0.0, left))
+                    if fetched or left <= 0:
+                        return fetched
+                elif left <= 0:
+                    return []
+                else:
+                    await self._wait(min(left, WAIT_SLICE_S))
+
+    def _check_usable(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._leaving:
+            raise LogError(f"this consumer of group {self._group} is closed")
+        # While there is nothing to read, only this tells that joining has failed for good.
+        self._consumer._coordinator.check_errors()
+
+    async def _wait(self, timeout_s: float) -> None:
+        self._changed.clear()
+        await within(timeout_s, self._changed.wait())
+
+    async def _fetch(self, records_max: int, timeout_s: float) -> list[Fetched]:
+        try:
+            async with asyncio.timeout(timeout_s + WAIT_SLICE_S):
+                found = await self._consumer.getmany(
+                    timeout_ms=int(timeout_s * 1000), max_records=records_max
+                )
+        except TimeoutError:
+            # A rebalance has begun meanwhile; aiokafka waits for its end without a limit.
+            return []
+        if not self._reading:
+            # Read before the positions were set: they are about to be, and this comes again.
+            return []
+        return [await self._converted(part, records) for part, records in found.items()]
+
+    async def _converted(self, kafka_part: Any, records: Sequence[Any]) -> Fetched:
+        part = self._part(kafka_part)
+        # Past the last record, and past markers and aborted records behind it.
+        next_offset = await self._consumer.position(kafka_part)
+        return _fetched(part, records, next_offset)
+
+    def _part(self, kafka_part: Any) -> TopicPartition:
+        topic = kafka_part.topic.removeprefix(self._options.topic_prefix)
+        return TopicPartition(topic, kafka_part.partition)
+
+    def _named(self, part: TopicPartition) -> Any:
+        return KafkaPartition(self._options.name(part.topic), part.partition)
+
+    async def commit(self, offsets: Offsets) -> None:
+        """Raises LogError for a partition that is not owned (any more)."""
+        self._check_owned(offsets, "commit")
+        named = {self._named(part): offset for part, offset in offsets.items()}
+        with translated(f"commit offsets of {self._group}"):
+            async with asyncio.timeout(COMMIT_TIMEOUT_S):
+                await self._consumer.commit(named)
+
+    async def seek(self, offsets: Offsets) -> None:
+        """Raises LogError for a partition that is not owned; poll tells what is out of range."""
+        self._check_owned(offsets, "seek in")
+        with translated(f"seek as a member of {self._group}"):
+            for part, offset in offsets.items():
+                self._consumer.seek(self._named(part), offset)
+                self._sought.add(part)
+
+    def _check_owned(self, offsets: Offsets, doing: str) -> None:
+        for part in offsets:
+            if part not in self._owned:
+                raise LogError(
+                    f"cannot {doing} {part.topic}/{part.partition}: this member of group "
+                    f"{self._group} does not own it"
+                )
+
+    async def lag(self) -> dict[TopicPartition, int]:
+        """Offsets between this member's position and the last stable one, by owned partition.
+
+        A transaction's marker counts until it has been passed by a poll.
+        """
+        if not self._reading or not self._owned:
+            return {}
+        with translated(f"tell the lag of {self._group}"):
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                named = {self._named(part): part for part in self._owned}
+                ends = await self._consumer.end_offsets(list(named))
+                return {
+                    part: max(0, ends[kafka_part] - await self._consumer.position(kafka_part))
+                    for kafka_part, part in named.items()
+                }
+
+    async def revoke(self) -> None:
+        """Let go of everything, once the listener has returned."""
+        self._reading = False
+        async with self._moving:
+            if self._owned:
+                if self._listener is not None:
+                    await self._tell(self._listener.on_revoked)
+                self._owned = frozenset()
+
+    async def assign(self, assigned: Sequence[Any]) -> None:
+        """Own these partitions and read them, once the listener has returned."""
+        async with self._moving:
+            if self._leaving:
+                return
+            self._owned = frozenset(map(self._part, assigned))
+            self._sought = set()
+            if self._owned and self._listener is not None:
+                await self._tell(self._listener.on_assigned)
+            try:
+                with translated(f"look up the offsets of {self._group}"):
+                    async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                        await self._set_positions()
+            except LogError as error:
+                self._fail(error)
+            self._reading = True
+            self._changed.set()
+
+    async def _set_positions(self) -> None:
+        parts = [self._named(part) for part in self._owned - self._sought]
+        committed = await asyncio.gather(*map(self._consumer.committed, parts))
+        positions = dict(zip(parts, committed, strict=True))
+        fresh = [part for part, offset in positions.items() if offset is None]
+        if fresh:
+            positions |= await self._consumer.beginning_offsets(fresh)
+        for part, offset in positions.items():
+            self._consumer.seek(part, offset)
+
+    async def _tell(self, listener: Callable[[Sequence[TopicPartition]], Awaitable[None]]) -> None:
+        """Await a listener; what it raises is raised by the next poll, as its own error."""
+        (failure,) = await asyncio.gather(listener(sorted(self._owned)), return_exceptions=True)
+        if failure is not None:
+            self._fail(failure)
+
+    def _fail(self, failure: BaseException) -> None:
+        self._failure = failure
+        self._changed.set()
+
+    async def close(self) -> None:
+        """Leave the group; raises what the listener raises at letting go."""
+        if self._leaving:
+            return
+        self._leaving = True
+        told = self._failure
+        await self.revoke()
+        self._changed.set()
+        await _stop(self._consumer)
+        if self._failure is not None and self._failure is not told:
+            raise self._failure
+
+
+def _fetched(part: TopicPartition, records: Sequence[Any], next_offset: int) -> Fetched:
+    data = pack([(record.key or b"", record.value) for record in records])
+    return Fetched(*part, [record.offset for record in records], data, next_offset)
+
+
+async def replay(options: KafkaOptions, part: TopicPartition) -> AsyncIterator[Fetched]:
+    """Every committed record of a partition from its start to its last stable offset of now."""
+    kafka_part = KafkaPartition(options.name(part.topic), part.partition)
+    with translated(f"replay {part.topic}/{part.partition}"):
+        consumer = _consumer(options, "replay")
+        try:
+            consumer.assign([kafka_part])
+            await consumer.start()
+            start = (await consumer.beginning_offsets([kafka_part]))[kafka_part]
+            end = (await consumer.end_offsets([kafka_part]))[kafka_part]
+            consumer.seek(kafka_part, start)
+            progress = _Progress(consumer, kafka_part, end)
+            while not await progress.finished():
+                found = await consumer.getmany(
+                    kafka_part, timeout_ms=REPLAY_SLICE_MS, max_records=REPLAY_RECORDS
+                )
+                records = [r for r in found.get(kafka_part, ()) if r.offset < end]
+                if records:
+                    yield _fetched(part, records, min(end, await consumer.position(kafka_part)))
+        finally:
+            await _stop(consumer)
+
+
+class _Progress:
+    """Whether a replay has come to its end, also one that holds no record any more."""
+
+    def __init__(self, consumer: Any, part: Any, end: int) -> None:
+        self._consumer = consumer
+        self._part = part
+        self._end = end
+        self._position = -1
+        self._answered_ms: int | None = None
+        self._empty_fetches = 0
+        self._deadline_s = 0.0
+
+    async def finished(self) -> bool:
+        """Raises LogError when the broker has not answered for too long."""
+        now_s = asyncio.get_running_loop().time()
+        position = await self._consumer.position(self._part)
+        answered_ms = self._consumer.last_poll_timestamp(self._part)
+        if position != self._position:
+            self._position = position
+            self._answered_ms = answered_ms
+            self._empty_fetches = 0
+            self._deadline_s = now_s + REPLAY_TIMEOUT_S
+        elif answered_ms != self._answered_ms:
+            self._answered_ms = answered_ms
+            self._empty_fetches += 1
+            self._deadline_s = now_s + REPLAY_TIMEOUT_S
+        if now_s > self._deadline_s:
+            raise LogError(
+                f"no answer from Kafka for {REPLAY_TIMEOUT_S:.0f} s at offset {position} of "
+                f"{self._part.topic}/{self._part.partition}"
+            )
+        return position >= self._end or self._empty_fetches >= EMPTY_FETCHES_MAX
