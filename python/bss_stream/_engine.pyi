@@ -12,6 +12,9 @@ def unpack(data: bytes) -> list[tuple[bytes, bytes | None]]:
 def partition_for(key: bytes, partitions: int) -> int:
     """The partition of a key, as Kafka's default partitioner places it."""
 
+def last_received_ms(data: bytes) -> int | None:
+    """When the last signal of a chunk was received, in epoch ms; None if it has no frame."""
+
 def check_model(file: str, data: bytes) -> str:
     """Compile a plan model and return its id. ValueError has one line a fault."""
 

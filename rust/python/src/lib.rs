@@ -1,7 +1,7 @@
 //! `bss_stream._engine`: the binding of `bss-engine`. It converts between Python and bytes and
 //! holds no rule of its own.
 
-use bss_engine::core::{chunk, fsm, partition};
+use bss_engine::core::{chunk, frame, fsm, partition};
 use bss_engine::engine::{self, EngineError, Input};
 use bss_engine::swap::{reason, topics, vocabulary};
 use pyo3::exceptions::PyValueError;
@@ -51,6 +51,13 @@ fn partition_for(key: &[u8], partitions: u32) -> PyResult<u32> {
         ));
     }
     Ok(partition::partition_for(key, partitions))
+}
+
+/// When the last signal of a chunk was received, in epoch milliseconds; None if it has no frame.
+#[pyfunction]
+fn last_received_ms(data: &[u8]) -> Option<i64> {
+    let (_, value) = chunk::Records::new(data).filter_map(Result::ok).last()?;
+    frame::parse_signal(value?).map(|frame| frame.received_ms)
 }
 
 /// Compiles a plan model; the message of the error has one line a fault.
@@ -244,6 +251,7 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(pack, m)?)?;
     m.add_function(wrap_pyfunction!(unpack, m)?)?;
     m.add_function(wrap_pyfunction!(partition_for, m)?)?;
+    m.add_function(wrap_pyfunction!(last_received_ms, m)?)?;
     m.add_function(wrap_pyfunction!(check_model, m)?)?;
     m.add_function(wrap_pyfunction!(reasons, m)?)?;
     m.add_function(wrap_pyfunction!(topic_names, m)?)?;

@@ -175,6 +175,9 @@ impl Shard {
     }
 
     /// Applies one record; whatever it holds, it ends in an outcome.
+    ///
+    /// A record at or below the offset that the changelog has recorded as applied is passed over:
+    /// whatever offset a consumer group remembers, nothing is applied twice.
     pub fn apply(
         &mut self,
         setup: &Setup,
@@ -183,6 +186,10 @@ impl Shard {
         key: &[u8],
         value: &[u8],
     ) {
+        if offset <= self.applied[kind as usize] {
+            self.outcomes.count(Reason::Duplicate);
+            return;
+        }
         let origin = Origin {
             topic: kind.signals_name(),
             partition: self.partition,
@@ -190,8 +197,7 @@ impl Shard {
         };
         let reason = self.arrive(setup, kind, origin, key, value);
         self.outcomes.count(reason);
-        let last = &mut self.applied[kind as usize];
-        *last = offset.max(*last);
+        self.applied[kind as usize] = offset;
     }
 
     fn arrive(

@@ -1,0 +1,289 @@
+"""The processor: signals from the log through the engine, and everything that follows back into
+the log, one transaction a shard."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
+
+from bss_stream import _engine, topics
+from bss_stream.errors import LogError
+from bss_stream.log.protocol import (
+    Chunk,
+    Consumer,
+    Fetched,
+    Log,
+    TopicPartition,
+    TransactionalProducer,
+)
+
+__all__ = ["Processor", "ProcessorCounters", "ProcessorSettings"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BACKOFF_MIN_S = 0.2
+BACKOFF_MAX_S = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessorSettings:
+    """How a processor works."""
+
+    group: str
+    transactional_id: Callable[[int], str]
+    """The id of a shard's producer, by partition: whoever opens it next fences who had it."""
+    threads: int = 1
+    batch_records_max: int = 5_000
+    tick_interval_s: float = 0.2
+    """How often timers are looked at."""
+
+
+@dataclass(slots=True)
+class ProcessorCounters:
+    """What a processor has done since it started."""
+
+    records: int = 0
+    transactions: int = 0
+    restored: int = 0
+    rejoined: int = 0
+    engine_s: float = 0.0
+    commit_s: float = 0.0
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+
+def _epoch_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Processor:
+    """A member of the processors' group. `run` until `stop`; a RebalanceListener to its consumer.
+
+    The engine's shards run ahead of the log only within a transaction. Whatever goes wrong with
+    one, all shards are dropped, and won again as the log has them.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        setup: bytes,
+        settings: ProcessorSettings,
+        *,
+        clock_ms: Callable[[], int] = _epoch_ms,
+    ) -> None:
+        self.counters = ProcessorCounters()
+        self._log = log
+        self._settings = settings
+        self._clock_ms = clock_ms
+        self._engine = _engine.Engine(setup, partitions=log.partitions, threads=settings.threads)
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="bss-engine")
+        self._producers: dict[int, TransactionalProducer] = {}
+        self._watermarks_ms: dict[TopicPartition, int] = {}
+        # Held while shards are worked on, or won and lost: a log may tell of a rebalance at any
+        # moment.
+        self._shards_in_use = asyncio.Lock()
+        self._generation = 0
+        self._stopping = asyncio.Event()
+        self._drain = False
+        self._next_tick_s = 0.0
+
+    @property
+    def shards(self) -> frozenset[int]:
+        """The shards that this processor owns now."""
+        return frozenset(self._producers)
+
+    def stop(self, *, drain: bool = False) -> None:
+        """Have `run` end after the transaction under way; with `drain`, after the backlog."""
+        self._drain = drain
+        self._stopping.set()
+
+    async def reload(self, setup: bytes) -> None:
+        """Take another set-up without a restart. Raises ValueError and changes nothing if the
+        set-up lacks what running plans have signed."""
+        async with self._shards_in_use:
+            await self._in_engine(partial(self._engine.reload, setup))
+
+    async def run(self) -> None:
+        """Process until stopped; join the group anew, with growing pauses, after a LogError."""
+        backoff_s = BACKOFF_MIN_S
+        try:
+            while True:
+                before = self.counters.transactions
+                try:
+                    await self._work()
+                    return
+                except LogError as error:
+                    if self._stopping.is_set():
+                        raise
+                    if self.counters.transactions > before:
+                        backoff_s = BACKOFF_MIN_S
+                    self.counters.rejoined += 1
+                    logger.warning("processor lost its shards, joins again: %s", error)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._stopping.wait(), backoff_s)
+                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+        finally:
+            self._executor.shutdown(wait=True)
+
+    async def _work(self) -> None:
+        consumer = await self._log.consumer(self._settings.group, topics.SIGNALS, self)
+        try:
+            while not await self._is_done(consumer):
+                await self._turn(consumer)
+        finally:
+            # Leaves the group even if the log is in trouble; what is lost is told to on_revoked.
+            try:
+                await consumer.close()
+            finally:
+                await self._drop_shards(self.shards)
+
+    async def _is_done(self, consumer: Consumer) -> bool:
+        if not self._stopping.is_set():
+            return False
+        return not self._drain or not any((await consumer.lag()).values())
+
+    async def _turn(self, consumer: Consumer) -> None:
+        generation = self._generation
+        fetched = await consumer.poll(
+            self._settings.batch_records_max, self._settings.tick_interval_s
+        )
+        async with self._shards_in_use:
+            if fetched and generation == self._generation:
+                await self._process(fetched)
+        now_s = time.monotonic()
+        if now_s >= self._next_tick_s:
+            self._next_tick_s = now_s + self._settings.tick_interval_s
+            await self._tick(consumer)
+
+    async def _process(self, fetched: list[Fetched]) -> None:
+        inputs = [(f.topic, f.partition, f.offsets, f.data) for f in fetched]
+        # No timer fires before the records that came in ahead of it, so time 0.
+        output = await self._in_engine(partial(self._engine.process, inputs, 0))
+        offsets: dict[int, dict[TopicPartition, int]] = {}
+        for batch in fetched:
+            part = TopicPartition(batch.topic, batch.partition)
+            offsets.setdefault(batch.partition, {})[part] = batch.next_offset
+            received_ms = _engine.last_received_ms(batch.data)
+            if received_ms is not None:
+                self._watermarks_ms[part] = received_ms
+            self.counters.records += len(batch.offsets)
+        await self._commit(output, offsets)
+
+    async def _tick(self, consumer: Consumer) -> None:
+        """Fire timers: by the clock where the backlog is empty, else as far as it is read.
+
+        An answer that waits in the backlog must not be timed out by the clock.
+        """
+        lag = await consumer.lag()
+        async with self._shards_in_use:
+            clock_ms = self._clock_ms()
+            due: dict[int, list[int]] = {}
+            for shard in self._producers:
+                now_ms = min(
+                    self._watermarks_ms.get(part, 0) if lag.get(part, 0) else clock_ms
+                    for part in _signals_of(shard)
+                )
+                due_ms = self._engine.next_due_ms(shard)
+                if due_ms is not None and due_ms <= now_ms:
+                    due.setdefault(now_ms, []).append(shard)
+            for now_ms, shards in due.items():
+                output = await self._in_engine(
+                    partial(self._engine.process, [], now_ms, tick=shards)
+                )
+                await self._commit(output, {})
+
+    async def _in_engine(self, call: Callable[[], T]) -> T:
+        started_s = time.perf_counter()
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+        finally:
+            self.counters.engine_s += time.perf_counter() - started_s
+
+    async def _commit(
+        self, output: _engine.Output, offsets: dict[int, dict[TopicPartition, int]]
+    ) -> None:
+        chunks: dict[int, list[Chunk]] = {shard: [] for shard in offsets}
+        for c in output.chunks:
+            chunks.setdefault(c.shard, []).append(Chunk(c.topic, c.partition, c.records, c.data))
+        started_s = time.perf_counter()
+        commits = [
+            self._commit_shard(shard, of_shard, offsets.get(shard, {}))
+            for shard, of_shard in chunks.items()
+        ]
+        # Every commit ends before an error goes up: none may be under way when shards are dropped.
+        for result in await asyncio.gather(*commits, return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+        self.counters.commit_s += time.perf_counter() - started_s
+        self.counters.outcomes.update(output.outcomes)
+
+    async def _commit_shard(
+        self, shard: int, chunks: Sequence[Chunk], offsets: dict[TopicPartition, int]
+    ) -> None:
+        async with self._producers[shard].transaction() as transaction:
+            transaction.append(chunks)
+            if offsets:
+                transaction.offsets(self._settings.group, offsets)
+        self.counters.transactions += 1
+
+    async def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        """Drop the shards that go elsewhere; a transaction under way is finished first."""
+        async with self._shards_in_use:
+            self._generation += 1
+            await self._drop_shards({part.partition for part in partitions})
+
+    async def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        """Open the shards that are won, and restore them from their changelogs.
+
+        Raises LogError if the topics' equal partitions are not won together.
+        """
+        async with self._shards_in_use:
+            self._generation += 1
+            won = set(partitions)
+            for shard in sorted({part.partition for part in partitions}):
+                missing = [part for part in _signals_of(shard) if part not in won]
+                if missing:
+                    raise LogError(
+                        f"partition {shard} was won without {missing[0].topic}: "
+                        "the group must use the range assignor for all signals topics"
+                    )
+                await self._open_shard(shard)
+
+    async def _open_shard(self, shard: int) -> None:
+        await self._drop_shards({shard})
+        # Before reading: this ends what a former owner had under way.
+        self._producers[shard] = await self._log.transactional_producer(
+            self._settings.transactional_id(shard)
+        )
+        self._engine.open_shard(shard)
+        started_s = time.perf_counter()
+        restored = 0
+        for topic in topics.STATES:
+            async for fetched in self._log.replay(topic, shard):
+                restored += await self._restore(shard, topic, fetched.data)
+        self.counters.restored += restored
+        taken_s = time.perf_counter() - started_s
+        logger.info("shard %d restored from %d records in %.2f s", shard, restored, taken_s)
+
+    async def _restore(self, shard: int, topic: str, data: bytes) -> int:
+        return await self._in_engine(partial(self._engine.restore, shard, topic, data))
+
+    async def _drop_shards(self, shards: frozenset[int] | set[int]) -> None:
+        for shard in shards:
+            self._engine.drop_shard(shard)
+            for part in _signals_of(shard):
+                self._watermarks_ms.pop(part, None)
+            producer = self._producers.pop(shard, None)
+            if producer is not None:
+                await producer.close()
+
+
+def _signals_of(shard: int) -> tuple[TopicPartition, ...]:
+    return tuple(TopicPartition(topic, shard) for topic in topics.SIGNALS)
