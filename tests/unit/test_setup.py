@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bss_stream._engine import Engine
 from bss_stream.errors import ConfigError
 from bss_stream.setup import (
     Limits,
@@ -691,6 +692,15 @@ def templates(compiled: Data) -> Iterator[tuple[Data, Data]]:
 
 def test_the_same_files_give_the_same_bytes() -> None:
     assert compile_setup(load_setup()) == compile_setup(load_setup())
+
+
+def test_the_engine_takes_what_was_compiled(markets: Path) -> None:
+    Engine(compile_setup(load_setup()), partitions=2)
+    edit(markets, ELECTRICITY, put("unit_price", value="1000000"))
+    edit(markets, PLAN, put("model", value="bss-fsm-asset-flow"))
+    edit(markets, PREMIUM, put("services", 3, "max_quota", value="49999.999"))
+    add_version(markets, PREMIUM, "v3", deposit="0.00")
+    Engine(compile_setup(load_setup([markets])), partitions=2)
 
 
 def test_models_are_passed_on_byte_for_byte() -> None:
