@@ -1,0 +1,290 @@
+"""The program's configuration: one TOML file and the environment into one frozen, checked value.
+
+Every field has a default, and the defaults are the mode without any server: the embedded log, the
+embedded MQTT broker and a SQLite ledger below `./bss-data`.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from bss_stream import config_check, config_source
+from bss_stream.errors import ConfigError
+from bss_stream.setup import Setup, load_setup
+from bss_stream.simulate.config import SimulationConfig
+from bss_stream.validation import Faults, Secret, convert
+
+ClientName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9._-]{1,48}\Z",
+        description="1 to 48 characters out of A-Z a-z 0-9 . _ -",
+    ),
+]
+File = Annotated[str, Meta(min_length=1, description="a path")]
+Text = Annotated[str, Meta(min_length=1, description="text")]
+Records = Annotated[int, Meta(ge=1, le=1_000_000, description="records, 1 to 1000000")]
+Bytes = Annotated[int, Meta(ge=65_536, le=2**34, description="bytes, 65536 to 17179869184")]
+InFlight = Annotated[int, Meta(ge=1, le=65_535, description="messages, 1 to 65535")]
+Millis = Annotated[int, Meta(ge=0, le=3_600_000, description="milliseconds, 0 to 3600000")]
+MillisOfWait = Annotated[int, Meta(ge=1, le=3_600_000, description="milliseconds, 1 to 3600000")]
+
+
+class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Encryption of the connection, and with a certificate the client's own identity."""
+
+    enabled: bool = False
+    ca_file: File | None = None
+    """Whom to trust, in PEM; not set: whom the system trusts."""
+    cert_file: File | None = None
+    key_file: File | None = None
+
+
+class Engine(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The Rust engine."""
+
+    threads: Annotated[int, Meta(ge=0, le=256, description="threads, 0 to 256")] = 0
+    """Shards processed side by side; 0 takes one thread a CPU."""
+
+
+class EmbeddedLog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The log in a directory of this machine, for one process."""
+
+    path: File = "log"
+    """Below data_dir unless absolute."""
+    durability: Literal["power", "process"] = "power"
+    """What a record survives: a power cut, or only a killed process, which is faster."""
+    keep_consumed_hours: Annotated[int, Meta(ge=0, le=8_760, description="hours, 0 to 8760")] = 24
+    """Signals and outbox records that have been processed are dropped past this age."""
+
+
+class KafkaLog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The log in Apache Kafka."""
+
+    bootstrap_servers: Annotated[
+        tuple[Annotated[str, Meta(pattern=r"^\S+:[0-9]{1,5}\Z", description="host:port")], ...],
+        Meta(min_length=1),
+    ] = ("127.0.0.1:9092",)
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: Text | None = None
+    password_file: File | None = None
+    ca_file: File | None = None
+    """Whom to trust, in PEM; not set: whom the system trusts."""
+    replication_factor: Annotated[int, Meta(ge=1, le=16, description="replicas, 1 to 16")] = 3
+    """Of topics that the program creates, as is min_insync_replicas."""
+    min_insync_replicas: Annotated[int, Meta(ge=1, le=16, description="replicas, 1 to 16")] = 2
+    session_timeout_ms: Annotated[
+        int, Meta(ge=1_000, le=900_000, description="milliseconds, 1000 to 900000")
+    ] = 10_000
+    """A group gives a dead member's partitions to the others after this."""
+    topic_prefix: Annotated[
+        str,
+        Meta(
+            pattern=r"^[A-Za-z0-9._-]{0,48}\Z",
+            description="up to 48 characters out of A-Z a-z 0-9 . _ -",
+        ),
+    ] = ""
+    """Stands before every topic, group and transactional id: several logs on one cluster."""
+
+
+class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where records live between the roles."""
+
+    backend: Literal["embedded", "kafka"] = "embedded"
+    embedded: EmbeddedLog = EmbeddedLog()
+    kafka: KafkaLog = KafkaLog()
+
+
+class Mqtt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The MQTT 5 broker that clients, stations, ARM and Odoo use."""
+
+    embedded: bool = True
+    """Start a broker inside the program, on a loopback address, for one process alone."""
+    host: Text = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="a port, 0 to 65535")] = 1883
+    """0 has the embedded broker take a free one."""
+    client_id_prefix: ClientName = "bss"
+    """Client ids are the prefix, the role, and a number that tells processes apart."""
+    username: Text | None = None
+    password_file: File | None = None
+    tls: Tls = Tls()
+    shared_group: ClientName | None = None
+    """Bridges that name the same group share the messages (MQTT 5 shared subscriptions)."""
+    receive_max: InFlight = 2_000
+    """Messages that the broker may send ahead of their acknowledgement."""
+    publish_max: InFlight = 2_000
+    """Messages sent ahead of the broker's acknowledgement."""
+    keep_alive_s: Annotated[int, Meta(ge=1, le=65_535, description="seconds, 1 to 65535")] = 30
+    session_expiry_s: Annotated[
+        int, Meta(ge=0, le=2**32 - 2, description="seconds, 0 to 4294967294")
+    ] = 604_800
+    """How long the broker keeps messages for a bridge that is away."""
+
+
+class Bridge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """MQTT to log. A message is acknowledged once the log has it."""
+
+    linger_ms: Millis = 5
+    """How long a batch waits for more messages."""
+    batch_records_max: Records = 1_000
+    batch_bytes_max: Bytes = 1_048_576
+    buffer_records_max: Records = 20_000
+    """Messages held in memory; past it or buffer_bytes_max the bridge stops reading."""
+    buffer_bytes_max: Bytes = 67_108_864
+
+
+class Processor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Signals to ledgers, echoes and state."""
+
+    group: ClientName = "processor"
+    """The consumer group is app and group joined by a hyphen, as in all roles."""
+    batch_records_max: Records = 5_000
+    """Records in one transaction of one shard."""
+    tick_interval_ms: MillisOfWait = 200
+    """How often timers are looked at while no signal comes."""
+
+
+class Publisher(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Outbox to MQTT."""
+
+    group: ClientName = "publisher"
+    batch_records_max: Records = 1_000
+
+
+class Sink(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Ledgers to SQL."""
+
+    group: ClientName = "sink"
+    backend: Literal["sqlite", "postgres"] = "sqlite"
+    path: File = "ledger.db"
+    """Of SQLite: below data_dir unless absolute."""
+    dsn: Secret | None = None
+    """Of PostgreSQL: postgresql://USER:PASSWORD@HOST:PORT/DATABASE. Better kept in dsn_file."""
+    dsn_file: File | None = None
+    """A file that holds nothing but the dsn."""
+    batch_records_max: Records = 4_096
+
+
+class SetupFiles(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where markets and models come from; read again on SIGHUP."""
+
+    directories: tuple[File, ...] = ()
+    """Directories of market folders; empty takes the markets that come with the program."""
+    models: File | None = None
+    """A directory of bss-fsm-*.json; not set: the models that come with the program."""
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings of the program."""
+
+    app: ClientName = "bss"
+    """Names this installation to Kafka: consumer groups and transactional ids begin with it."""
+    data_dir: File = "./bss-data"
+    """Where the embedded log and ledger keep their files."""
+    partitions: Annotated[int, Meta(ge=1, le=1_024, description="partitions, 1 to 1024")] = 4
+    """Of every topic, and so the most shards. Cannot change once the log exists."""
+    engine: Engine = Engine()
+    log: Log = Log()
+    mqtt: Mqtt = Mqtt()
+    bridge: Bridge = Bridge()
+    processor: Processor = Processor()
+    publisher: Publisher = Publisher()
+    sink: Sink = Sink()
+    setup: SetupFiles = SetupFiles()
+    simulate: SimulationConfig = SimulationConfig()
+
+    @classmethod
+    def load(cls, path: Path | None = None, env: Mapping[str, str] | None = None) -> "Config":
+        """The configuration of a TOML file (or of none) with the environment over it.
+
+        `env` is the process's environment if not given. Without `path`, BSS_CONFIG may name the
+        file. Raises ConfigError with every fault; no message shows a secret.
+        """
+        faults = Faults()
+        environment = os.environ if env is None else env
+        named = environment.get(config_source.FILE_VARIABLE)
+        if path is None and named:
+            path = Path(named)
+        place = "configuration" if path is None else str(path)
+        table = {} if path is None else config_source.read_toml(path, faults)
+        config_source.overlay(table, cls, environment, faults)
+        config: Config | None = convert(table, cls, faults, place)
+        if config is not None:
+            config_check.check(config, place, faults)
+        faults.raise_if_any()
+        assert config is not None  # convert returns None with a fault only
+        return config
+
+    @property
+    def log_directory(self) -> Path:
+        """The directory of the embedded log."""
+        return Path(self.data_dir) / self.log.embedded.path
+
+    @property
+    def engine_threads(self) -> int:
+        """The threads to give the engine: never more than there are shards."""
+        return min(self.engine.threads or os.cpu_count() or 1, self.partitions)
+
+    def load_setup(self) -> Setup:
+        """The markets and models that [setup] names. Raises ConfigError with every fault."""
+        models = None if self.setup.models is None else Path(self.setup.models)
+        return load_setup([Path(one) for one in self.setup.directories], models)
+
+    def group(self, role: Literal["processor", "publisher", "sink"]) -> str:
+        """The consumer group of a role."""
+        groups = {
+            "processor": self.processor.group,
+            "publisher": self.publisher.group,
+            "sink": self.sink.group,
+        }
+        return f"{self.app}-{groups[role]}"
+
+    def transactional_id(self, partition: int) -> str:
+        """The transactional id of a shard's producer: who opens it next fences who had it."""
+        return f"{self.app}-{partition}"
+
+    def ledger_url(self) -> Secret:
+        """What the ledger store opens: `sqlite:PATH` or `postgresql://...`.
+
+        Raises ConfigError when dsn_file cannot be read.
+        """
+        if self.sink.backend == "sqlite":
+            return Secret(f"sqlite:{Path(self.data_dir) / self.sink.path}")
+        if self.sink.dsn is not None:
+            return self.sink.dsn
+        assert self.sink.dsn_file is not None  # checked at load
+        return read_secret(Path(self.sink.dsn_file), "$.sink.dsn_file")
+
+    def mqtt_password(self) -> Secret | None:
+        """The broker's password, None if there is none. Raises ConfigError."""
+        return _optional_secret(self.mqtt.password_file, "$.mqtt.password_file")
+
+    def kafka_password(self) -> Secret | None:
+        """Kafka's SASL password, None if there is none. Raises ConfigError."""
+        return _optional_secret(self.log.kafka.password_file, "$.log.kafka.password_file")
+
+
+def _optional_secret(file: str | None, path: str) -> Secret | None:
+    return None if file is None else read_secret(Path(file), path)
+
+
+def read_secret(file: Path, path: str) -> Secret:
+    """The text of a file without the white space around it. Raises ConfigError.
+
+    The message does not show the file's name: it might be the secret, set in the wrong place.
+    Read by the role that needs it when it needs it, so that a role can run without the right to
+    read the others' secrets.
+    """
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "is no UTF-8 text"
+        message = f"{path}: cannot read what it names: {reason}, expected a file with the secret"
+        raise ConfigError([message]) from None
+    if not text:
+        raise ConfigError([f"{path}: the file it names is empty, expected the secret"])
+    return Secret(text)

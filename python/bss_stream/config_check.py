@@ -1,0 +1,106 @@
+"""What must hold between settings, beyond the bounds of each."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+from bss_stream.errors import ConfigError
+from bss_stream.simulate.config import check_config
+from bss_stream.validation import Faults, show
+
+if TYPE_CHECKING:
+    from bss_stream.config import Config, KafkaLog, Mqtt, Sink
+
+Found: TypeAlias = tuple[str, str]
+"""The JSON path of a setting, and what is wrong."""
+
+
+def check(config: "Config", place: str, faults: Faults) -> None:
+    """Note every contradiction between settings."""
+    checks = (
+        *_of_engine(config),
+        *_of_kafka(config.log.kafka),
+        *_of_mqtt(config.mqtt),
+        *_of_bridge(config),
+        *_of_sink(config.sink),
+    )
+    for path, message in checks:
+        faults.add(place, path, message)
+    try:
+        check_config(config.simulate)
+    except ConfigError as error:
+        faults.lines.extend(f"{place}: {line}" for line in error.faults)
+
+
+def _of_engine(config: "Config") -> Iterator[Found]:
+    threads = config.engine.threads
+    if threads > config.partitions:
+        yield (
+            "$.engine.threads",
+            f"{threads}: expected at most partitions, {config.partitions}: more would idle",
+        )
+
+
+def _of_kafka(kafka: "KafkaLog") -> Iterator[Found]:
+    if kafka.min_insync_replicas > kafka.replication_factor:
+        yield (
+            "$.log.kafka.min_insync_replicas",
+            f"{kafka.min_insync_replicas}: expected at most replication_factor, "
+            f"{kafka.replication_factor}, or nothing can be written",
+        )
+    sasl = kafka.security_protocol.startswith("SASL")
+    for name, value in (("username", kafka.username), ("password_file", kafka.password_file)):
+        if sasl and value is None:
+            protocol = kafka.security_protocol
+            yield f"$.log.kafka.{name}", f"not set, expected one with security_protocol {protocol}"
+        if not sasl and value is not None:
+            yield f"$.log.kafka.{name}", "is set, expected a security_protocol with SASL then"
+    if kafka.ca_file is not None and not kafka.security_protocol.endswith("SSL"):
+        yield (
+            "$.log.kafka.security_protocol",
+            f"{show(kafka.security_protocol)}: expected SSL or SASL_SSL, as ca_file is set",
+        )
+
+
+def _of_mqtt(mqtt: "Mqtt") -> Iterator[Found]:
+    if mqtt.embedded:
+        if mqtt.host not in ("127.0.0.1", "localhost"):
+            yield "$.mqtt.host", f"{show(mqtt.host)}: expected 127.0.0.1 for the embedded broker"
+        for name, value in (
+            ("username", mqtt.username),
+            ("password_file", mqtt.password_file),
+            ("shared_group", mqtt.shared_group),
+        ):
+            if value is not None:
+                yield f"$.mqtt.{name}", "is set, expected none with the embedded broker"
+        if mqtt.tls.enabled:
+            yield "$.mqtt.tls.enabled", "true: expected false with the embedded broker"
+    elif mqtt.port == 0:
+        yield "$.mqtt.port", "0: expected the broker's port, as it is not the embedded one"
+    if not mqtt.embedded and mqtt.password_file is not None and mqtt.username is None:
+        yield "$.mqtt.username", "not set, expected one with password_file"
+    tls = mqtt.tls
+    if not tls.enabled and any((tls.ca_file, tls.cert_file, tls.key_file)):
+        yield "$.mqtt.tls.enabled", "false: expected true, as TLS files are named"
+    if (tls.cert_file is None) != (tls.key_file is None):
+        yield "$.mqtt.tls.cert_file", "expected cert_file and key_file together or neither"
+
+
+def _of_bridge(config: "Config") -> Iterator[Found]:
+    bridge = config.bridge
+    for what, batch, buffer in (
+        ("records", bridge.batch_records_max, bridge.buffer_records_max),
+        ("bytes", bridge.batch_bytes_max, bridge.buffer_bytes_max),
+    ):
+        if batch > buffer:
+            yield (
+                f"$.bridge.batch_{what}_max",
+                f"{batch}: expected at most buffer_{what}_max, {buffer}",
+            )
+
+
+def _of_sink(sink: "Sink") -> Iterator[Found]:
+    dsns = (sink.dsn is not None) + (sink.dsn_file is not None)
+    if sink.backend == "postgres" and dsns != 1:
+        yield "$.sink.dsn_file", f"{dsns} of dsn and dsn_file are set, expected one of them"
+    if sink.backend == "sqlite" and dsns:
+        yield "$.sink.backend", '"sqlite": expected "postgres", as a dsn is set'
