@@ -81,6 +81,7 @@ class EmbeddedConsumer:
         self._turn = 0
         self._wake = asyncio.Event()
         self._moving = asyncio.Lock()
+        self._file = asyncio.Lock()
         self._leaving = False
         self._failure: BaseException | None = None
         self._connection: sqlite3.Connection | None = None
@@ -150,11 +151,12 @@ class EmbeddedConsumer:
 
     async def _take_from_file(self, cold: Sequence[Owned], records_max: int) -> list[Fetched]:
         generation = self._generation
-        if self._connection is None:
-            self._connection = await self._store.connect()
         ends = self._store.state.ends
         positions = [Position(one.stream, one.position, ends[one.stream]) for one in cold]
-        found = await self._store.read(self._connection, positions, records_max)
+        async with self._file:
+            if self._connection is None:
+                self._connection = await self._store.connect()
+            found = await self._store.read(self._connection, positions, records_max)
         if generation != self._generation:
             return []
         fetched = []
@@ -258,8 +260,9 @@ class EmbeddedConsumer:
         await self.revoke()
         self._group.leave(self)
         self._wake.set()
-        if self._connection is not None:
-            await self._store.disconnect(self._connection)
-            self._connection = None
+        async with self._file:
+            if self._connection is not None:
+                await self._store.disconnect(self._connection)
+                self._connection = None
         if self._failure is not None and self._failure is not told:
             raise self._failure

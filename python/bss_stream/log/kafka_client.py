@@ -48,6 +48,9 @@ class KafkaOptions:
     client_id: str = "bss-stream"
     """The start of every connection's client id."""
 
+    session_timeout_ms: int = 10_000
+    """A group gives a dead member's partitions to the others after this."""
+
     topic_prefix: str = ""
     """Put before every topic, group and transactional id: several logs on one cluster."""
 

@@ -9,11 +9,16 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
+from aiokafka import AIOKafkaConsumer, errors  # type: ignore[import-untyped]
 from aiokafka.abc import ConsumerRebalanceListener  # type: ignore[import-untyped]
+from aiokafka.consumer.fetcher import (  # type: ignore[import-untyped]
+    READ_UNCOMMITTED,
+    OffsetResetStrategy,
+)
 from aiokafka.coordinator.assignors.range import (  # type: ignore[import-untyped]
     RangePartitionAssignor,
 )
+from aiokafka.protocol.offset import OffsetRequest  # type: ignore[import-untyped]
 from aiokafka.structs import TopicPartition as KafkaPartition  # type: ignore[import-untyped]
 
 from bss_stream._engine import pack
@@ -27,8 +32,7 @@ from bss_stream.log.kafka_client import (
 )
 from bss_stream.log.protocol import Fetched, Offsets, RebalanceListener, TopicPartition
 
-SESSION_TIMEOUT_MS: Final = 10_000
-HEARTBEAT_MS: Final = 1_000
+HEARTBEAT_MS_MAX: Final = 1_000
 """A heartbeat's answer is also how a member learns that the others wait for it."""
 
 REBALANCE_TIMEOUT_MS: Final = 60_000
@@ -43,6 +47,8 @@ WAIT_SLICE_S: Final = 0.5
 REPLAY_RECORDS: Final = 10_000
 REPLAY_SLICE_MS: Final = 25
 REPLAY_TIMEOUT_S: Final = 60.0
+SETTLE_S: Final = 1.0
+SETTLE_PAUSE_S: Final = 0.01
 EMPTY_FETCHES_MAX: Final = 3
 """So many empty answers at one offset below the end: what was there has been compacted away."""
 
@@ -119,8 +125,8 @@ class KafkaConsumer:
                 f"group-{self._group}",
                 group_id=self._options.name(self._group),
                 partition_assignment_strategy=(RangePartitionAssignor,),
-                session_timeout_ms=SESSION_TIMEOUT_MS,
-                heartbeat_interval_ms=HEARTBEAT_MS,
+                session_timeout_ms=self._options.session_timeout_ms,
+                heartbeat_interval_ms=min(HEARTBEAT_MS_MAX, self._options.session_timeout_ms // 4),
                 rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
             )
             try:
@@ -139,26 +145,27 @@ class KafkaConsumer:
         """See log.protocol.Consumer."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        with translated(f"read as a member of {self._group}"):
-            while True:
-                self._check_usable()
-                left = deadline - loop.time()
-                if self._reading:
+        while True:
+            self._check_usable()
+            left = deadline - loop.time()
+            if self._reading:
+                with translated(f"read as a member of {self._group}"):
                     fetched = await self._fetch(records_max, max(0.0, left))
-                    if fetched or left <= 0:
-                        return fetched
-                elif left <= 0:
-                    return []
-                else:
-                    await self._wait(min(left, WAIT_SLICE_S))
+                if fetched or left <= 0:
+                    return fetched
+            elif left <= 0:
+                return []
+            else:
+                await self._wait(min(left, WAIT_SLICE_S))
 
     def _check_usable(self) -> None:
         if self._failure is not None:
             raise self._failure
         if self._leaving:
             raise LogError(f"this consumer of group {self._group} is closed")
-        # While there is nothing to read, only this tells that joining has failed for good.
-        self._consumer._coordinator.check_errors()
+        with translated(f"be a member of {self._group}"):
+            # While there is nothing to read, only this tells that joining has failed for good.
+            self._consumer._coordinator.check_errors()
 
     async def _wait(self, timeout_s: float) -> None:
         self._changed.clear()
@@ -173,8 +180,12 @@ class KafkaConsumer:
         except TimeoutError:
             # A rebalance has begun meanwhile; aiokafka waits for its end without a limit.
             return []
+        except (errors.NoOffsetForPartitionError, errors.OffsetOutOfRangeError):
+            if self._reading:
+                raise
+            return []
         if not self._reading:
-            # Read before the positions were set: they are about to be, and this comes again.
+            # Read, or failed to, from positions that were not set here: they are about to be.
             return []
         return [await self._converted(part, records) for part, records in found.items()]
 
@@ -305,7 +316,7 @@ async def replay(options: KafkaOptions, part: TopicPartition) -> AsyncIterator[F
             consumer.assign([kafka_part])
             await consumer.start()
             start = (await consumer.beginning_offsets([kafka_part]))[kafka_part]
-            end = (await consumer.end_offsets([kafka_part]))[kafka_part]
+            end = await _stable_end(consumer, kafka_part)
             consumer.seek(kafka_part, start)
             progress = _Progress(consumer, kafka_part, end)
             while not await progress.finished():
@@ -317,6 +328,35 @@ async def replay(options: KafkaOptions, part: TopicPartition) -> AsyncIterator[F
                     yield _fetched(part, records, min(end, await consumer.position(kafka_part)))
         finally:
             await _stop(consumer)
+
+
+async def _stable_end(consumer: Any, part: Any) -> int:
+    """The last stable offset, past what had been committed before this call.
+
+    Kafka answers a commit before its markers are in the partitions. So this gives transactions
+    that are open at the call a moment to end; a dead owner's may stay open for longer.
+    """
+    loop = asyncio.get_running_loop()
+    deadline_s = loop.time() + SETTLE_S
+    request = OffsetRequest(
+        -1, READ_UNCOMMITTED, [(part.topic, [(part.partition, OffsetResetStrategy.LATEST)])]
+    )
+    leader = consumer._client.cluster.leader_for_partition(part)
+    answer = await consumer._client.send(leader, request)
+    code, written = _offset_in(answer)
+    if code != 0:
+        raise errors.for_code(code)(part)
+    while True:
+        stable: int = (await consumer.end_offsets([part]))[part]
+        if stable >= written or loop.time() > deadline_s:
+            return min(stable, written)
+        await asyncio.sleep(SETTLE_PAUSE_S)
+
+
+def _offset_in(answer: Any) -> tuple[int, int]:
+    """The error code and the offset in an answer about one partition."""
+    ((_, ((_, code, _, offset, *_),)),) = answer.topics
+    return code, offset
 
 
 class _Progress:
