@@ -68,6 +68,9 @@ num.recovery.threads.per.data.dir=1
 background.threads=2
 log.cleaner.threads=1
 controlled.shutdown.enable=false
+# A killed broker may register again only once its old session is over.
+broker.session.timeout.ms=1500
+broker.heartbeat.interval.ms=300
 """
 
 

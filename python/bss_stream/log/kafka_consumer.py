@@ -119,7 +119,7 @@ class KafkaConsumer:
 
     async def open(self) -> None:
         """Connect and ask to join; partitions come with a later poll. Raises LogError."""
-        with translated(f"join the group {self._group}"):
+        with translated(f"join {self._group} on {self._options.bootstrap_servers}"):
             self._consumer = _consumer(
                 self._options,
                 f"group-{self._group}",
