@@ -150,10 +150,12 @@ class Processor:
         return not self._drain or not any((await consumer.lag()).values())
 
     async def _turn(self, consumer: Consumer) -> None:
-        generation = self._generation
         fetched = await consumer.poll(
             self._settings.batch_records_max, self._settings.tick_interval_s
         )
+        # What was read before a rebalance is void after it: the new owner reads it again. Taken
+        # only now, since partitions may well have been won within the poll.
+        generation = self._generation
         async with self._shards_in_use:
             if fetched and generation == self._generation:
                 await self._process(fetched)
@@ -245,7 +247,6 @@ class Processor:
         Raises LogError if the topics' equal partitions are not won together.
         """
         async with self._shards_in_use:
-            self._generation += 1
             won = set(partitions)
             for shard in sorted({part.partition for part in partitions}):
                 missing = [part for part in _signals_of(shard) if part not in won]
