@@ -1,0 +1,208 @@
+"""Builds a rider's requests: topic, body, and the answers that may come back."""
+
+from enum import StrEnum
+from random import Random
+from typing import Final, NamedTuple
+
+from bss_stream.simulate import bodies
+from bss_stream.simulate.arm import HandOver
+from bss_stream.simulate.bodies import Stamp
+from bss_stream.simulate.network import Market
+from bss_stream.simulate.riders import OK, Account, Channel, Kind, Rider
+
+_DURATION_MIN_S, _DURATION_MAX_S = 20, 240
+_TOP_UP_SWAPS: Final = (3, 10)
+_TOP_UP_KWH: Final = (10, 40)
+
+
+class Fault(StrEnum):
+    """What a rider does wrong on purpose, besides garbage."""
+
+    WRONG_STATION = "wrong_station"
+    EXHAUSTED_QUOTA = "exhausted_quota"
+    EMPTY_STOCK = "empty_stock"
+    OVER_RATE_LIMIT = "over_rate_limit"
+    DUPLICATE = "duplicate"
+
+
+class Request:
+    """One message on its way to its echo."""
+
+    __slots__ = (
+        "answered",
+        "attempt",
+        "channel",
+        "copies",
+        "correlation",
+        "deadline_us",
+        "energy_steps",
+        "expected",
+        "fault",
+        "hand_over",
+        "intended_us",
+        "kind",
+        "location",
+        "payload",
+        "repeat_answered",
+        "rider",
+        "topic",
+    )
+
+    def __init__(self, kind: Kind, rider: Rider, correlation: str, intended_us: int) -> None:
+        self.kind = kind
+        self.rider = rider
+        self.correlation = correlation
+        self.intended_us = intended_us
+        """When it was due, whether or not it could be sent then."""
+        self.deadline_us = 0
+        self.topic = ""
+        self.payload = b""
+        self.expected: frozenset[str] = OK
+        self.channel: Channel | None = None
+        self.location = ""
+        self.hand_over: HandOver | None = None
+        self.energy_steps = 0
+        self.fault: Fault | None = None
+        self.copies = 1
+        self.attempt = 1
+        self.answered = False
+        self.repeat_answered = False
+
+    def measured_as(self) -> str:
+        """The kind as latencies are kept: a swap has one for each channel."""
+        if self.kind is Kind.SWAP and self.channel is not None:
+            return f"{self.kind}_{self.channel}"
+        return str(self.kind)
+
+
+class Payment(NamedTuple):
+    """The payment fields of a request, and the units of the wire that they pay for."""
+
+    fields: bytes
+    units: int
+
+
+class RequestBuilder:
+    """Fills in topics and bodies. Every random detail of a body comes from `random`."""
+
+    def __init__(self, markets: tuple[Market, ...], run: str, random: Random) -> None:
+        self._markets = markets
+        self._run = run
+        self._random = random
+        self._correlations = 0
+        self._stamp = Stamp()
+
+    def start(self, kind: Kind, rider: Rider, intended_us: int) -> Request:
+        """A request with a correlation id of its own.
+
+        The ids have one length, so that none is a prefix of another: clients match prefixes.
+        """
+        return Request(kind, rider, self.correlation(), intended_us)
+
+    def correlation(self) -> str:
+        """A new correlation id."""
+        self._correlations += 1
+        return f"{self._run}-{self._correlations:010d}"
+
+    def odoo(self, request: Request, wall_ms: int) -> None:
+        """Signing, renewal and cancellation: a sync of a paid invoice."""
+        rider = request.rider
+        market = self._markets[rider.terms.market]
+        rider.invoices += 1
+        amounts = {Kind.SYNC: rider.terms.first_payment_minor, Kind.RENEW: rider.terms.fee_minor}
+        data = bodies.sync(
+            rider.number,
+            rider.number * 1_000 + rider.invoices,
+            b"closed" if request.kind is Kind.CANCEL else b"in_progress",
+            market.currency.encode(),
+            bodies.money(amounts.get(request.kind, 0), market.currency_digits),
+            rider.terms.template_id.encode(),
+            rider.customer,
+        )
+        request.topic = f"emit/odo/subscription/plan/{rider.plan_id}/sync"
+        self._fill(request, wall_ms, b"system", b"odoo", data)
+
+    def initialize(self, request: Request, wall_ms: int) -> None:
+        """The first request for a plan's service states."""
+        request.topic = f"emit/uxi/service/plan/{request.rider.plan_id}/initialize_states"
+        self._fill(request, wall_ms, b"system", b"rider-app", bodies.initialize())
+
+    def identify(self, request: Request, wall_ms: int) -> None:
+        """An attendant identifies the rider."""
+        rider = request.rider
+        request.topic = f"emit/uxi/attendant/plan/{rider.plan_id}/identify_customer"
+        data = bodies.identify(rider.customer, request.location.encode())
+        self._fill(request, wall_ms, b"attendant", self._attendant(request), data)
+
+    def service(
+        self,
+        request: Request,
+        wall_ms: int,
+        *,
+        new: str | None,
+        energy_steps: int,
+        payment: bytes | None = None,
+    ) -> None:
+        """A swap, an issue or a return at a staffed station."""
+        rider = request.rider
+        old = rider.battery.encode() if rider.battery is not None else None
+        duration_s = int(self._random.uniform(_DURATION_MIN_S, _DURATION_MAX_S))
+        data = bodies.service(
+            request.location.encode(),
+            old,
+            new.encode() if new is not None else None,
+            energy_steps,
+            duration_s,
+            payment,
+        )
+        request.topic = f"emit/uxi/attendant/plan/{rider.plan_id}/payment_and_service"
+        self._fill(request, wall_ms, b"attendant", self._attendant(request), data)
+
+    def binding(self, request: Request, wall_ms: int) -> None:
+        """A swap or an issue at a self-service station."""
+        rider = request.rider
+        returned = rider.battery.encode() if rider.battery is not None else None
+        data = bodies.binding(request.location.encode(), rider.fleet.encode(), returned)
+        request.topic = f"emit/uxi/service/plan/{rider.plan_id}/customer_binding"
+        self._fill(request, wall_ms, b"customer", rider.customer, data)
+
+    def top_up(self, request: Request, wall_ms: int, payment: bytes) -> None:
+        """A payment without a swap."""
+        request.topic = f"emit/abs/bss/payment/{request.rider.plan_id}/service_payment"
+        data = bodies.service_payment(payment)
+        self._fill(request, wall_ms, b"customer", request.rider.customer, data)
+
+    def payment(self, request: Request, account: Account) -> Payment | None:
+        """A payment for whole units of a service; None when it has no price.
+
+        The amount is exact: as many units as make it a whole number of minor units.
+        """
+        price = account.terms.unit_price_minor
+        if price <= 0:
+            return None
+        low, high = _TOP_UP_SWAPS if account.terms.consumes == "swap" else _TOP_UP_KWH
+        units = self._random.randrange(low, high)
+        units += -units % price.denominator
+        digits = self._markets[request.rider.terms.market].currency_digits
+        fields = bodies.payment_fields(
+            account.terms.service_id.encode(),
+            bodies.money(int(units * price), digits),
+            b"pay-" + request.correlation.encode(),
+            "TOP_UP",
+        )
+        return Payment(fields, units)
+
+    def _attendant(self, request: Request) -> bytes:
+        return b"attendant-" + request.location.encode()
+
+    def _fill(
+        self, request: Request, wall_ms: int, actor: bytes, actor_id: bytes, data: bytes
+    ) -> None:
+        request.payload = bodies.envelope(
+            self._stamp(wall_ms),
+            request.rider.plan,
+            request.correlation.encode(),
+            actor,
+            actor_id,
+            data,
+        )
