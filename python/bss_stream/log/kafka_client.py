@@ -132,6 +132,11 @@ async def ensure_topics(options: KafkaOptions, partitions: int) -> None:
 
     Raises LogError naming every topic with another number of partitions.
     """
+    if options.min_insync_replicas > options.replication_factor:
+        raise LogError(
+            f"min_insync_replicas is {options.min_insync_replicas} with a replication_factor of "
+            f"{options.replication_factor}: no write would ever succeed, expected at most that"
+        )
     with translated(f"prepare the topics on {options.bootstrap_servers}"):
         admin = AIOKafkaAdminClient(**options.client("admin"))
         try:

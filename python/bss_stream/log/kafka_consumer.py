@@ -166,6 +166,7 @@ class KafkaConsumer:
         with translated(f"be a member of {self._group}"):
             # While there is nothing to read, only this tells that joining has failed for good.
             self._consumer._coordinator.check_errors()
+            _check_fetcher(self._consumer)
 
     async def _wait(self, timeout_s: float) -> None:
         self._changed.clear()
@@ -260,16 +261,19 @@ class KafkaConsumer:
             self._sought = set()
             if self._owned and self._listener is not None:
                 await self._tell(self._listener.on_assigned)
-            try:
-                with translated(f"look up the offsets of {self._group}"):
-                    async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-                        await self._set_positions()
-            except LogError as error:
-                self._fail(error)
+            # aiokafka logs what its callback raises and goes on, so it is kept for the next poll.
+            (failure,) = await asyncio.gather(self._set_positions(), return_exceptions=True)
+            if failure is not None:
+                self._fail(failure)
             self._reading = True
             self._changed.set()
 
     async def _set_positions(self) -> None:
+        with translated(f"look up the offsets of {self._group}"):
+            async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                await self._seek_committed()
+
+    async def _seek_committed(self) -> None:
         parts = [self._named(part) for part in self._owned - self._sought]
         committed = await asyncio.gather(*map(self._consumer.committed, parts))
         positions = dict(zip(parts, committed, strict=True))
@@ -300,6 +304,13 @@ class KafkaConsumer:
         await _stop(self._consumer)
         if self._failure is not None and self._failure is not told:
             raise self._failure
+
+
+def _check_fetcher(consumer: Any) -> None:
+    """Raise what ended aiokafka's fetching task: its own getmany would wait in vain."""
+    fetching = consumer._fetcher.error_future
+    if fetching.done() and not fetching.cancelled():
+        fetching.result()
 
 
 def _fetched(part: TopicPartition, records: Sequence[Any], next_offset: int) -> Fetched:
@@ -373,6 +384,7 @@ class _Progress:
 
     async def finished(self) -> bool:
         """Raises LogError when the broker has not answered for too long."""
+        _check_fetcher(self._consumer)
         now_s = asyncio.get_running_loop().time()
         position = await self._consumer.position(self._part)
         answered_ms = self._consumer.last_poll_timestamp(self._part)

@@ -191,7 +191,8 @@ class KafkaAppender:
                 records += more
                 size += bytes_
                 answers.append(answer)
-            failure = await self._send(part, records)
+            # Whatever it is, the callers get it: a lane that ends would keep them waiting.
+            (failure,) = await asyncio.gather(self._send(part, records), return_exceptions=True)
             for answer in answers:
                 if answer.done():
                     continue
@@ -203,7 +204,7 @@ class KafkaAppender:
 
     async def _send(
         self, part: TopicPartition, records: Sequence[tuple[bytes, bytes | None]]
-    ) -> LogError | None:
+    ) -> None:
         topic, partition = part
         producer = None
         try:
@@ -212,10 +213,9 @@ class KafkaAppender:
                 async with asyncio.timeout(APPEND_TIMEOUT_S):
                     built = batches(producer, records)
                     await send(producer, self._options.name(topic), partition, built)
-        except LogError as error:
+        except LogError:
             await self._give_up(producer)
-            return error
-        return None
+            raise
 
     async def _usable(self) -> Any:
         async with self._opening:

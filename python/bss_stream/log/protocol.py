@@ -107,7 +107,9 @@ class TransactionalProducer(Protocol):
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Commit on a clean exit, abort on an exception (which is raised on).
 
-        Raises FencedError on entry or exit once another producer holds the id.
+        Raises FencedError on entry or exit once another producer holds the id. Once an exit has
+        raised LogError the outcome may be unknown: close the producer, open another one with the
+        same id (which settles it) and go on from what the log then has.
         """
 
     async def close(self) -> None: ...

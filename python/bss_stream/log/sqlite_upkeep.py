@@ -4,12 +4,13 @@ Each step is one short transaction of the writer thread, between two commits. A 
 off after any step, or cut by a crash, and the next one starts afresh without harm.
 """
 
+import itertools
 import sqlite3
 from array import array
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from bss_stream._engine import pack, unpack
 from bss_stream.log.sqlite_file import Row, offsets_of
@@ -39,6 +40,13 @@ class Trim(NamedTuple):
     start: int
 
 
+class Known(Protocol):
+    """What the writer knows of the file, as it is at each step."""
+
+    ends: dict[int, int]
+    offsets: dict[tuple[str, int], int]
+
+
 class Upkeep:
     """What is due on which streams; the writer drives it."""
 
@@ -56,39 +64,35 @@ class Upkeep:
         self._policy = policy
         self._clock_ms = clock_ms
 
-    def steps(
-        self, ends: Mapping[int, int], offsets: Mapping[tuple[str, int], int]
-    ) -> Generator[Trim | None]:
+    def steps(self, known: Known) -> Generator[Trim | None]:
         """One round over all streams; each item is one transaction done."""
-        floors: dict[int, int] = {}
-        for (_, stream), next_offset in list(offsets.items()):
-            floors[stream] = min(next_offset, floors.get(stream, next_offset))
         for stream in self._trimmed:
-            if stream in floors:
-                yield from self._trim(stream, min(floors[stream], ends[stream] - 1))
+            yield from self._trim(stream, known)
         for stream in self._compacted:
-            yield from self._compact(stream, ends[stream] - 1)
+            yield from self._compact(stream, known.ends[stream] - 1)
 
-    def _trim(self, stream: int, floor: int) -> Generator[Trim | None]:
-        """Drop old rows wholly below `floor`, oldest first: what is left has no hole."""
+    def _trim(self, stream: int, known: Known) -> Generator[Trim | None]:
+        """Drop old rows that every group has consumed, oldest first: what is left has no hole."""
         oldest_ms = self._clock_ms() - self._policy.keep_consumed_ms
-        while True:
-            rows = self._connection.execute(
-                "SELECT last_offset, appended_ms FROM chunk WHERE stream = ? AND last_offset < ?"
-                " ORDER BY last_offset LIMIT ?",
-                (stream, floor, STEP_ROWS_MAX),
-            ).fetchall()
-            last = -1
-            for last_offset, appended_ms in rows:
-                if appended_ms >= oldest_ms:
-                    break
-                last = last_offset
-            if last < 0:
-                return
+        # The offsets are looked at in each step: a group may join between two.
+        while last := self._last_consumed(stream, known, oldest_ms):
             self._connection.execute(
-                "DELETE FROM chunk WHERE stream = ? AND last_offset <= ?", (stream, last)
+                "DELETE FROM chunk WHERE stream = ? AND last_offset < ?", (stream, last)
             )
-            yield Trim(stream, last + 1)
+            yield Trim(stream, last)
+
+    def _last_consumed(self, stream: int, known: Known, oldest_ms: int) -> int:
+        """Up to where the next step may trim, 0 for not at all."""
+        consumed = [next_ for (_, part), next_ in known.offsets.items() if part == stream]
+        # The newest row stays: it says where the stream ends.
+        floor = min(*consumed, known.ends[stream] - 1) if consumed else 0
+        rows = self._connection.execute(
+            "SELECT last_offset, appended_ms FROM chunk WHERE stream = ? AND last_offset < ?"
+            " ORDER BY last_offset LIMIT ?",
+            (stream, floor, STEP_ROWS_MAX),
+        ).fetchall()
+        old = itertools.takewhile(lambda row: row[1] < oldest_ms, rows)
+        return max((last_offset + 1 for last_offset, _ in old), default=0)
 
     def _compact(self, stream: int, end: int) -> Generator[Trim | None]:
         """Keep the newest record of each key below `end`, and no tombstone."""

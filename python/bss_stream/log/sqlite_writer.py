@@ -100,12 +100,6 @@ class Commit:
     trims: list[Trim] = field(default_factory=list)
     answers: list[tuple[Future, Exception | None]] = field(default_factory=list)
 
-    def fail(self, error: Exception) -> "Commit":
-        """The same requests, every one of them refused."""
-        refused = Commit(trims=self.trims)
-        refused.answers += ((future, failure or error) for future, failure in self.answers)
-        return refused
-
 
 @dataclass(slots=True)
 class State:
@@ -187,17 +181,22 @@ class Writer:
         try:
             ends = dict(self._state.ends)
             for request in requests:
-                commit.answers.append((request.future, self._add(request, commit, ends)))
+                if not _tidies(request):
+                    commit.answers.append((request.future, self._add(request, commit, ends)))
             self._write(commit)
         except sqlite3.Error as error:
-            commit = commit.fail(log_error(self._path, "write to", error))
+            commit = _refused(requests, commit, log_error(self._path, "write to", error))
         except Exception as error:  # noqa: BLE001 - a dead writer would leave every caller waiting
-            commit.answers = [(request.future, None) for request in requests]
-            commit = commit.fail(LogError(f"cannot write to the log {self._path}: {error!r}"))
+            failure = LogError(f"cannot write to the log {self._path}: {error!r}")
+            commit = _refused(requests, commit, failure)
         else:
             self._state.ends = ends
             self._state.offsets.update(commit.offsets)
             self._state.epochs.update(commit.epochs)
+            # After the rest: a group that registers in this commit counts already.
+            commit.answers += (
+                (request.future, self._tidy(commit)) for request in requests if _tidies(request)
+            )
         self._send(commit)
 
     def _add(
@@ -223,8 +222,6 @@ class Writer:
             case Fence(transactional_id=name):
                 request.epoch = 1 + commit.epochs.get(name, self._state.epochs.get(name, 0))
                 commit.epochs[name] = request.epoch
-            case Tidy():
-                return self._tidy(commit)
         return None
 
     def _fenced(self, name: str, epoch: int, commit: Commit) -> FencedError | None:
@@ -269,33 +266,51 @@ class Writer:
     def _tend(self) -> None:
         """One bounded step of upkeep; a failure is reported and the next round tries again."""
         if self._steps is None:
-            self._steps = self._upkeep.steps(self._state.ends, self._state.offsets)
+            self._steps = self._upkeep.steps(self._state)
+        commit = Commit()
         try:
-            trim = next(self._steps)
+            self._note(next(self._steps), commit)
+            self._send(commit)
+            self._upkeep_due_s = time.monotonic() + UPKEEP_PAUSE_S
+            return
         except StopIteration:
-            self._steps = None
-            self._upkeep_due_s = time.monotonic() + UPKEEP_IDLE_S
-            return
-        except sqlite3.Error as error:
-            _log.error("%s", log_error(self._path, "compact or trim", error))
-            self._steps = None
-            self._upkeep_due_s = time.monotonic() + UPKEEP_IDLE_S
-            return
-        if trim is not None:
-            self._state.starts[trim.stream] = trim.start
-            self._send(Commit(trims=[trim]))
-        self._upkeep_due_s = time.monotonic() + UPKEEP_PAUSE_S
+            pass
+        except (sqlite3.Error, ValueError) as error:
+            _log.error("%s", self._upkeep_error(error))
+        self._steps = None
+        self._upkeep_due_s = time.monotonic() + UPKEEP_IDLE_S
 
     def _tidy(self, commit: Commit) -> LogError | None:
         self._steps = None
         try:
-            for trim in self._upkeep.steps(self._state.ends, self._state.offsets):
-                if trim is not None:
-                    self._state.starts[trim.stream] = trim.start
-                    commit.trims.append(trim)
-        except sqlite3.Error as error:
-            return log_error(self._path, "compact or trim", error)
+            for trim in self._upkeep.steps(self._state):
+                self._note(trim, commit)
+        except (sqlite3.Error, ValueError) as error:
+            return self._upkeep_error(error)
         return None
+
+    def _note(self, trim: Trim | None, commit: Commit) -> None:
+        if trim is not None:
+            self._state.starts[trim.stream] = trim.start
+            commit.trims.append(trim)
+
+    def _upkeep_error(self, error: sqlite3.Error | ValueError) -> LogError:
+        if isinstance(error, sqlite3.Error):
+            return log_error(self._path, "compact or trim", error)
+        return LogError(f"cannot compact the log {self._path}: a chunk is damaged: {error}")
+
+
+def _tidies(request: Request) -> bool:
+    return isinstance(request, Tidy)
+
+
+def _refused(requests: Sequence[Request], commit: Commit, error: LogError) -> Commit:
+    """The answers to requests of which none was kept."""
+    told = {id(future): failure for future, failure in commit.answers}
+    refused = Commit()
+    for request in requests:
+        refused.answers.append((request.future, told.get(id(request.future)) or error))
+    return refused
 
 
 def fenced(transactional_id: str, epoch: int, newest: int) -> FencedError:
