@@ -66,8 +66,11 @@ class PlanLedger:
         quota = self._account(service_id)["quota"]
         self._service("quota_granted", service_id, units, quota=_plus(quota, units))
 
-    def lift_limit(self, service_id: str) -> None:
-        self._service("quota_granted", service_id, 0, quota="infinite")
+    def grant_unlimited(self, service_id: str) -> None:
+        """The first grant of a service whose quota has no limit; of another, a grant of 0."""
+        if service_id not in self.accounts:
+            self.accounts[service_id] = {**EMPTY, "quota": "infinite"}
+        self._service("quota_granted", service_id, 0)
 
     def hold(self, service_id: str, units: int) -> None:
         held = self._account(service_id)["held"]
@@ -83,13 +86,15 @@ class PlanLedger:
         held = account["held"]
         self.add(topic, "quota_used", service_id, units, after=after, held_units=held)
 
-    def expire(self, service_id: str) -> None:
-        """End a billing cycle: what was used and the quota that it was used of are gone."""
+    def expire(self, service_id: str, bought: int = 0) -> None:
+        """End a billing cycle: of what is left, only what was bought stays."""
         account = self._account(service_id)
-        used = account["used"]
-        after = {"used": 0, "quota": _plus(account["quota"], -used)}
-        topic = topics.LEDGER_SERVICE
-        self.add(topic, "quota_expired", service_id, used, after=after, used_reset_units=used)
+        if account["quota"] == "infinite":
+            self._service("quota_expired", service_id, 0, used=0)
+            return
+        left = max(account["quota"] - account["used"], 0)
+        stays = min(bought, left)
+        self._service("quota_expired", service_id, left - stays, used=0, quota=stays)
 
     def deposit(self, amount_minor: int) -> None:
         self.add(topics.LEDGER_PAYMENT, "deposit", amount_minor=amount_minor)
@@ -148,10 +153,10 @@ def history(plan: PlanLedger, steps: list[tuple[int, str, int]]) -> PlanLedger:
         plan.hold,
         lambda service, amount: plan.release(service),
         plan.use,
-        lambda service, amount: plan.expire(service),
+        plan.expire,
         lambda service, amount: plan.pay(service, amount, PRICE_MINOR),
         lambda service, amount: plan.refund(service),
-        lambda service, amount: plan.lift_limit(service),
+        lambda service, amount: plan.grant_unlimited(service),
     ]
     for what, service, amount in steps:
         plays[what](service, amount)

@@ -49,10 +49,6 @@ class Account(msgspec.Struct, frozen=True):
     credit_minor: int
 
 
-OPENING: Final = Account(used=0, held=0, quota=0, credit_minor=0)
-"""What a service starts with: whatever it has comes from an entry, a lifted limit too."""
-
-
 class _AuditedEntry(msgspec.Struct, frozen=True):
     entry_id: str
     plan_id: str
@@ -71,7 +67,6 @@ class _AuditedEntry(msgspec.Struct, frozen=True):
     before: Account | None = None
     after: Account | None = None
     held_units: int = 0
-    used_reset_units: int = 0
 
 
 class _ServiceState(msgspec.Struct, frozen=True):
@@ -170,7 +165,6 @@ class _PlanAudit:
         self._gaps: list[tuple[int, int, str]] = []
         self._last_seq_of_ledger = {"payment": 0, "service": 0}
         self._linked = False
-        self._compared = False
 
     def run(self, rows: Iterable[EntryRow], raw_state: bytes | None, with_states: bool) -> None:
         state = self._decode_state(raw_state)
@@ -248,9 +242,10 @@ class _PlanAudit:
             self._whole = False
             return
         running = self._accounts.get(service_id)
-        if running is None:
-            running = OPENING if self._whole else entry.before
-        self._expect_account(entry.entry_id, "before", running, entry.before)
+        if running is None and self._whole:
+            running = _opening(entry.before, rule.opens_unlimited)
+        if running is not None:
+            self._expect_account(entry.entry_id, "before", running, entry.before)
         after = _applied(entry.before, entry, rule)
         self._expect_account(entry.entry_id, "after", after, entry.after)
         for name in ("used", "held"):
@@ -328,9 +323,8 @@ class _PlanAudit:
 
     def _compare_at(self, state: _PlanState | None) -> None:
         """Compare the state with the accounts, at the entry up to which the state goes."""
-        if state is None or state.ledger_seq != self._seq or self._compared:
+        if state is None or state.ledger_seq != self._seq:
             return
-        self._compared = True
         self._expect(None, "ledger_hash", self._hash, state.ledger_hash)
         services = {service.service_id: service for service in state.services}
         self._expect(None, "services", len(services), len(state.services))
@@ -338,7 +332,7 @@ class _PlanAudit:
             found = Account(service.used, service.held, service.quota, service.credit_minor)
             expected = self._accounts.get(service_id)
             if expected is None and self._whole:
-                expected = OPENING
+                expected = _opening(found, True)
             if expected is not None:
                 self._expect_account(None, service_id, expected, found)
         for service_id in self._accounts.keys() - services.keys():
@@ -374,16 +368,18 @@ def entry_hash(entry: str) -> str:
     return hashlib.sha256(entry.encode()[: -len(_HASH_FIELD)] + b"}").hexdigest()
 
 
+def _opening(found: Account, may_be_unlimited: bool) -> Account:
+    """What a service starts with: nothing, though there may be no limit to its quota."""
+    unlimited = may_be_unlimited and found.quota == "infinite"
+    return Account(used=0, held=0, quota="infinite" if unlimited else 0, credit_minor=0)
+
+
 def _applied(before: Account, entry: _AuditedEntry, rule: Rule) -> Account:
-    used = before.used + rule.used * entry.units
-    held = before.held + rule.held * entry.units
-    quota = before.quota
-    if rule.takes_used_reset_units:
-        used -= entry.used_reset_units
-    if rule.takes_held_units:
-        held -= entry.held_units
-    if rule.may_lift_limit and not entry.units and entry.after and entry.after.quota == "infinite":
-        quota = "infinite"
+    used, held, quota = before.used, before.held, before.quota
+    if rule.ends_cycle:
+        used, quota = 0, quota if quota == "infinite" else max(quota - used, 0)
+    used += rule.used * entry.units
+    held += rule.held * entry.units - (entry.held_units if rule.takes_held_units else 0)
     if quota != "infinite":
         quota += rule.quota * entry.units
     return Account(used, held, quota, before.credit_minor + rule.credit * entry.amount_minor)

@@ -34,23 +34,24 @@ class Rule(NamedTuple):
     money: Money = Money.NONE
     takes_held_units: bool = False
     """The entry's `held_units`, if present, are taken off `held`."""
-    takes_used_reset_units: bool = False
-    """The entry's `used_reset_units`, if present, are taken off `used`."""
-    may_lift_limit: bool = False
-    """Whether 0 units with an `after.quota` of "infinite" take the limit off the quota."""
+    ends_cycle: bool = False
+    """Before the factors apply, what was used leaves the quota, down to 0, and `used` is 0."""
+    opens_unlimited: bool = False
+    """Whether a service's first entry may be of this kind and find a quota without a limit."""
     signed: bool = False
     """Whether `units` and `amount_minor` may be negative."""
 
 
 RULES: Final = {
-    "quota_granted": Rule("service", quota=1, may_lift_limit=True),
+    "quota_granted": Rule("service", quota=1, opens_unlimited=True),
     "quota_held": Rule("service", held=1),
     "quota_released": Rule("service", held=-1),
     "quota_used": Rule("service", used=1, takes_held_units=True),
-    "quota_expired": Rule("service", quota=-1, takes_used_reset_units=True),
+    "quota_expired": Rule("service", quota=-1, ends_cycle=True),
     "quota_adjusted": Rule("service", quota=1, credit=-1, money=Money.GRANTED, signed=True),
     "quota_shortfall": Rule("service"),
-    "late_issue": Rule("service", used=1, takes_held_units=True),
+    "late_issue": Rule("service", used=1),
+    "asset_returned": Rule("service"),
     "topup_applied": Rule("service", quota=1, credit=-1, money=Money.GRANTED),
     "deposit": Rule("payment", money=Money.RECEIVED),
     "renewal": Rule("payment", money=Money.RECEIVED),

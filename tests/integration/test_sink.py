@@ -1,12 +1,13 @@
 """Ledgers reach SQL once each, whatever crashes, repeats or contradicts itself on the way."""
 
 import asyncio
+import itertools
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from bss_stream._engine import pack, partition_for
 from bss_stream.audit import audit, collect_states
 from bss_stream.errors import OffsetOutOfRangeError
 from bss_stream.log.embedded import EmbeddedLog
-from bss_stream.log.protocol import Chunk, TopicPartition
+from bss_stream.log.kafka import KafkaLog
+from bss_stream.log.protocol import Chunk, Log, TopicPartition
 from bss_stream.sink import (
     LedgerSink,
     LedgerStore,
@@ -25,14 +27,17 @@ from bss_stream.sink import (
     open_ledger_store,
 )
 from bss_stream.sink.entry import EntryRow
+from tests.eventually import eventually
 from tests.integration.databases import query
 from tests.ledger_chain import PlanLedger
+from tests.logs import join, kafka_options
 from tests.servers.postgres import PostgresServer
 
 PARTITIONS = 4
-WAIT_ATTEMPTS = 12_000
-WAIT_PAUSE_S = 0.005
+WAIT_S = 60.0
 QUICK = SinkSettings(poll_timeout_s=0.02, backoff_s_min=0.02, backoff_s_max=0.1)
+
+_prefixes = itertools.count()
 
 Record = tuple[str, bytes, bytes | None]
 """Topic, key and value."""
@@ -72,16 +77,21 @@ def records(plans: Iterable[PlanLedger]) -> list[Record]:
     ]
 
 
-async def append(log: EmbeddedLog, records: Iterable[Record], chunk_records: int = 500) -> None:
-    """Put records where the engine would, in chunks."""
+def chunks(records: Iterable[Record], chunk_records: int) -> Iterator[Chunk]:
+    """The chunks in which records go where the engine would put them."""
     streams: dict[TopicPartition, list[tuple[bytes, bytes | None]]] = {}
     for topic, key, value in records:
-        where = TopicPartition(topic, partition_for(key, log.partitions))
+        where = TopicPartition(topic, partition_for(key, PARTITIONS))
         streams.setdefault(where, []).append((key, value))
-    appender = await log.appender()
     for where, keyed in streams.items():
-        parts = [keyed[i : i + chunk_records] for i in range(0, len(keyed), chunk_records)]
-        await appender.append([Chunk(*where, len(part), pack(part)) for part in parts])
+        for at in range(0, len(keyed), chunk_records):
+            part = keyed[at : at + chunk_records]
+            yield Chunk(*where, len(part), pack(part))
+
+
+async def append(log: Log, records: Iterable[Record], chunk_records: int = 500) -> None:
+    appender = await log.appender()
+    await appender.append(list(chunks(records, chunk_records)))
     await appender.close()
 
 
@@ -96,20 +106,12 @@ async def running(sink: LedgerSink) -> AsyncIterator[LedgerSink]:
         await task
 
 
-async def drained(log: EmbeddedLog, url: str, settings: SinkSettings = QUICK) -> LedgerSink:
+async def drained(log: Log, url: str, settings: SinkSettings = QUICK) -> LedgerSink:
     """Run a sink until it has written what the log holds."""
     sink = LedgerSink(log, open_ledger_store(url), settings)
     async with running(sink):
-        await until(lambda: sink.counters.batches > 0)
+        await eventually(lambda: sink.counters.batches > 0, WAIT_S)
     return sink
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    for _ in range(WAIT_ATTEMPTS):
-        if reached():
-            return
-        await asyncio.sleep(WAIT_PAUSE_S)
-    raise TimeoutError(f"not reached within {WAIT_ATTEMPTS * WAIT_PAUSE_S:.0f} s")
 
 
 def stored(store: LedgerStore) -> list[EntryRow]:
@@ -159,6 +161,18 @@ async def test_offsets_of_the_database_win_over_those_of_the_group(
     assert stored(store) == expected([*plans, *more])
 
 
+async def test_an_impossible_offset_of_the_group_does_no_harm(
+    log: EmbeddedLog, ledger_url: str, store: LedgerStore
+) -> None:
+    plans = histories(8, 3)
+    await append(log, records(plans))
+    consumer = await log.consumer(QUICK.group, topics.LEDGERS)
+    await consumer.commit(dict.fromkeys(await join(consumer), 1_000_000))
+    await consumer.close()
+    await drained(log, ledger_url)
+    assert stored(store) == expected(plans)
+
+
 async def test_the_group_follows_for_lag_monitors(log: EmbeddedLog, ledger_url: str) -> None:
     await append(log, records(histories(8, 3)))
     await drained(log, ledger_url)
@@ -194,7 +208,7 @@ async def test_sinks_that_come_and_go_share_the_work(
             await append(log, whole[200:300], 5)
         async with running(sinks[2]):
             await append(log, whole[300:], 5)
-            await until(lambda: len(stored(store)) == len(whole))
+            await eventually(lambda: len(stored(store)) == len(whole), WAIT_S)
     assert stored(store) == expected(plans)
     assert all(not sink.counters.rejects for sink in sinks)
 
@@ -265,7 +279,7 @@ async def test_a_stopped_sink_writes_what_the_log_holds(
     sink = LedgerSink(log, open_ledger_store(ledger_url), QUICK._replace(records_max=1))
     async with running(sink):
         await append(log, records(plans[:1]))
-        await until(lambda: sink.counters.batches > 0)
+        await eventually(lambda: sink.counters.batches > 0, WAIT_S)
         await append(log, records(plans[1:]), 5)
     assert stored(store) == expected(plans)
 
@@ -321,12 +335,18 @@ async def test_a_database_that_dies_is_waited_for(
     sink = LedgerSink(log, open_ledger_store(postgres), QUICK._replace(records_max=1))
     async with running(sink):
         await append(log, whole[:1000], 5)
-        await until(lambda: 0 < sink.counters.entries < 1000)
+        await eventually(lambda: 0 < sink.counters.entries < 1000, WAIT_S)
         postgres_server.kill()
         await append(log, whole[1000:], 5)
-        await until(lambda: sink.counters.unavailable > 1)
+        await eventually(lambda: sink.counters.unavailable > 1, WAIT_S)
+        # Another member comes and goes meanwhile, so partitions are assigned without a database.
+        other = await log.consumer(QUICK.group, topics.LEDGERS)
+        await join(other)
+        await other.close()
         postgres_server.start()
-        await until(lambda: sink.counters.entries + sink.counters.duplicates >= len(whole))
+        await eventually(
+            lambda: sink.counters.entries + sink.counters.duplicates >= len(whole), WAIT_S
+        )
     assert stored(store) == expected(plans)
     assert sink.counters.rejects == {}
     # A commit whose answer was lost with the server is repeated, and found to be there.
@@ -343,7 +363,7 @@ async def test_a_sink_without_its_database_stops_with_an_error(
     postgres_server.kill()
     task = asyncio.create_task(sink.run())
     await append(log, records(plans))
-    await until(lambda: sink.counters.unavailable > 1)
+    await eventually(lambda: sink.counters.unavailable > 1, WAIT_S)
     sink.stop()
     with pytest.raises(StoreUnavailableError, match=r"127\.0\.0\.1"):
         await task
@@ -352,6 +372,37 @@ async def test_a_sink_without_its_database_stops_with_an_error(
     store = open_ledger_store(postgres)
     assert stored(store) == expected(plans)
     store.close()
+
+
+@pytest.mark.kafka
+async def test_kafka_s_transactions_arrive_once_whatever_the_group_says(
+    kafka: str, ledger_url: str, store: LedgerStore
+) -> None:
+    """Markers and aborted entries leave gaps between offsets, and the group claims too much."""
+    log = KafkaLog(kafka_options(kafka, f"sink-{next(_prefixes)}"), partitions=PARTITIONS)
+    await log.open()
+    plans = histories(30, 5)
+    producer = await log.transactional_producer("ledgers")
+    for plan in plans:
+        with suppress(InterruptedError):
+            async with producer.transaction() as transaction:
+                transaction.append(list(chunks(records([plan]), 3)))
+                raise InterruptedError
+        async with producer.transaction() as transaction:
+            transaction.append(list(chunks(records([plan]), 3)))
+    consumer = await log.consumer(QUICK.group, topics.LEDGERS)
+    await consumer.commit(dict.fromkeys(await join(consumer), 40))
+    await consumer.close()
+    sink = await drained(log, ledger_url)
+    assert stored(store) == expected(plans)
+    more = [PlanLedger("plan-more")]
+    more[0].deposit(10)
+    async with producer.transaction() as transaction:
+        transaction.append(list(chunks(records(more), 1)))
+    sink = await drained(log, ledger_url, QUICK._replace(group="another"))
+    assert (sink.counters.entries, sink.counters.duplicates) == (1, 0)
+    await producer.close()
+    await log.close()
 
 
 async def test_live_states_are_the_last_of_each_plan(log: EmbeddedLog, ledger_url: str) -> None:

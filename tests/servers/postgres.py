@@ -10,7 +10,6 @@ import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.ports import free_port
 from tests.servers.requirement import missing
 
 START_TIMEOUT_S = 60
@@ -59,12 +59,6 @@ def _user() -> pwd.struct_passwd | None:
     return user
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 class PostgresServer:
     """A server with a data directory of its own; `start` and `kill` as often as a test likes."""
 
@@ -73,7 +67,7 @@ class PostgresServer:
         self._user = _user()
         self._directory = directory
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = _free_port()
+        self.port = free_port()
         if self._user is not None:
             os.chown(directory, self._user.pw_uid, self._user.pw_gid)
         self._initialise()
@@ -163,9 +157,10 @@ class PostgresServer:
     def _as_user(self) -> list[str]:
         if self._user is None:
             return []
-        # setpriv becomes the server, so the process id is the server's.
+        # setpriv becomes the server, so the process id is the server's; a test run that is
+        # killed takes the server with it.
         ids = [f"--reuid={self._user.pw_uid}", f"--regid={self._user.pw_gid}"]
-        return ["setpriv", *ids, "--clear-groups"]
+        return ["setpriv", *ids, "--clear-groups", "--pdeathsig=INT"]
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:

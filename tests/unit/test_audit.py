@@ -1,5 +1,6 @@
 """The audit says exactly what is wrong, and tells late from lost."""
 
+import json
 from collections.abc import Callable, Iterator
 from io import StringIO
 from pathlib import Path
@@ -12,7 +13,8 @@ from bss_stream import topics
 from bss_stream.audit import AuditReport, Difference, LiveStates, audit
 from bss_stream.errors import FrameError
 from bss_stream.ledger_kinds import RULES
-from tests.ledger_chain import PRICE_MINOR, WHOLE_PLAN, PlanLedger, whole_plan
+from bss_stream.sink.entry import EntryRow
+from tests.ledger_chain import PRICE_MINOR, WHOLE_PLAN, PlanLedger, sealed, whole_plan
 from tests.unit.ledgers import Ledgers
 
 
@@ -39,10 +41,11 @@ EFFECTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "quota_held": ({"units": 3}, {"held": 5}),
     "quota_released": ({"units": 2}, {"held": 0}),
     "quota_used": ({"units": 1, "held_units": 2}, {"used": 5, "held": 0}),
-    "quota_expired": ({"units": 4, "used_reset_units": 4}, {"quota": 26, "used": 0}),
+    "quota_expired": ({"units": 20}, {"quota": 6, "used": 0}),
     "quota_adjusted": ({"units": -3, "amount_minor": -75}, {"quota": 27, "credit_minor": 575}),
     "quota_shortfall": ({"units": 3}, {}),
     "late_issue": ({"units": 1}, {"used": 5}),
+    "asset_returned": ({}, {}),
     "topup_applied": ({"units": 3, "amount_minor": 75}, {"quota": 33, "credit_minor": 425}),
     "deposit": ({"amount_minor": 75}, {}),
     "renewal": ({"amount_minor": 75}, {}),
@@ -94,6 +97,27 @@ def test_units_and_money_of_a_kind_are_not_negative(ledgers: Callable[..., Ledge
     assert report.differences == [Difference("plan-1", "plan-1-5-0", "units", 3, -3)]
 
 
+def test_a_cycle_that_ends_past_its_quota_leaves_none(ledgers: Callable[..., Ledgers]) -> None:
+    plan = started("plan-1")
+    plan.use("swap-count", 40)
+    plan.expire("swap-count")
+    assert plan.accounts["swap-count"]["quota"] == 0
+    assert ledgers(plan).audit(plan.state()).differences == []
+
+
+def test_only_a_first_grant_may_find_no_limit(ledgers: Callable[..., Ledgers]) -> None:
+    plan = PlanLedger()
+    plan.grant_unlimited("network")
+    plan.use("network", 3)
+    plan.accounts["swap-count"] = {"used": 0, "held": 0, "quota": "infinite", "credit_minor": 0}
+    plan.use("swap-count", 1)
+    plan.accounts["untouched"] = {"used": 0, "held": 0, "quota": "infinite", "credit_minor": 0}
+    report = ledgers(plan).audit(plan.state())
+    assert report.differences == [
+        Difference("plan-1", "plan-1-3-0", "before.quota", 0, "infinite"),
+    ]
+
+
 def test_held_units_never_go_below_zero(ledgers: Callable[..., Ledgers]) -> None:
     plan = started("plan-1")
     plan.add(topics.LEDGER_SERVICE, "quota_released", "swap-count", 3, after={"held": -1})
@@ -122,13 +146,14 @@ def test_credit_out_of_nowhere_is_found(ledgers: Callable[..., Ledgers]) -> None
 
 def test_an_unknown_kind_and_a_second_currency_are_found(ledgers: Callable[..., Ledgers]) -> None:
     plan = started("plan-1")
-    plan.add(topics.LEDGER_SERVICE, "quota_gifted", "swap-count", 1)
+    plan.add(topics.LEDGER_SERVICE, "quota_gifted", "swap-count", 1, after={"quota": 31})
+    plan.use("swap-count", 1)
     plan.currency = "XOF"
     plan.deposit(10)
     report = ledgers(plan).audit(plan.state())
     assert report.differences == [
         Difference("plan-1", "plan-1-5-0", "kind", "a kind of the ledgers", "quota_gifted"),
-        Difference("plan-1", "plan-1-6-0", "currency", "KES", "XOF"),
+        Difference("plan-1", "plan-1-7-0", "currency", "KES", "XOF"),
     ]
 
 
@@ -193,6 +218,101 @@ def test_an_older_state_is_compared_where_it_stands(ledgers: Callable[..., Ledge
     assert report.differences == [Difference("plan-1", None, "swap-count.quota", 30, 31)]
 
 
+def test_a_state_before_the_first_entry_is_compared(ledgers: Callable[..., Ledgers]) -> None:
+    opened = ledgers(whole_plan("plan-2"))
+    fresh = PlanLedger("plan-1").state()
+    fresh["services"] = [{"service_id": "network", "used": 0, "held": 0, "quota": "infinite"}]
+    fresh["services"][0]["credit_minor"] = 0
+    assert opened.audit(fresh, whole_plan("plan-2").state()).ok
+    fresh["services"][0]["used"] = 1
+    fresh["ledger_hash"] = "1" + fresh["ledger_hash"][1:]
+    report = opened.audit(fresh, whole_plan("plan-2").state())
+    assert fields(report) == {"network.used", "ledger_hash"}
+
+
+def test_a_state_may_not_name_another_plan_or_a_service_twice(
+    ledgers: Callable[..., Ledgers],
+) -> None:
+    opened, state = ledgers(whole_plan()), whole_plan().state()
+    state["services"].append(state["services"][0])
+    state["plan_id"] = "plan-9"
+    report = audit(opened.store, [("plan-1", state)], drained=True)
+    assert report.differences == [
+        Difference("plan-1", None, "plan_id", "plan-1", "plan-9"),
+        Difference("plan-1", None, "services", 3, 4),
+    ]
+
+
+def test_a_state_below_the_start_is_never_just_old(ledgers: Callable[..., Ledgers]) -> None:
+    state = {**whole_plan().state(), "ledger_seq": -1}
+    report = ledgers(whole_plan()).audit(state, drained=False)
+    assert fields(report) == {"ledger_seq"}
+
+
+def test_states_of_plans_without_entries_stand_between_the_others(
+    ledgers: Callable[..., Ledgers],
+) -> None:
+    plans = [whole_plan("plan-2"), whole_plan("plan-4")]
+    states = [PlanLedger(f"plan-{number}").state() for number in (1, 3, 5, 6)]
+    report = ledgers(*plans).audit(*states, *(plan.state() for plan in plans))
+    assert report.ok
+    assert (report.plans, report.states, report.ahead) == (6, 6, 0)
+
+
+def test_an_entry_sealed_anew_breaks_the_link_to_the_next(ledgers: Callable[..., Ledgers]) -> None:
+    plan = whole_plan()
+    entry = json.loads(plan.entries[4][1])
+    found = entry.pop("hash")
+    value, expected = sealed({**entry, "detail": "forged"})
+    opened = ledgers(plan)
+    opened.execute("UPDATE ledger_entries SET entry = ? WHERE seq = 5", value.decode())
+    report = opened.audit(plan.state())
+    assert report.differences == [Difference("plan-1", "plan-1-6-0", "prev", expected, found)]
+
+
+def test_an_entry_before_the_first_is_found(ledgers: Callable[..., Ledgers]) -> None:
+    plan = PlanLedger()
+    plan.grant("swap-count", 30)
+    early = PlanLedger()
+    early.deposit(0)
+    entry = json.loads(early.entries[0][1])
+    del entry["hash"]
+    value, early_hash = sealed({**entry, "entry_id": "early", "seq": 0})
+    opened = ledgers(plan)
+    row = early.rows()[0]._replace(entry_id="early", seq=0, entry=value.decode())
+    opened.write(row)
+    report = opened.audit(plan.state())
+    assert report.differences == [
+        Difference("plan-1", "early", "seq", 1, 0),
+        Difference("plan-1", "plan-1-1-0", "prev", early_hash, "0" * 64),
+    ]
+
+
+@pytest.mark.parametrize("column", sorted(set(EntryRow._fields) - {"entry", "ledger", "plan_id"}))
+def test_a_column_that_is_not_its_entry_s_is_found(
+    column: str, ledgers: Callable[..., Ledgers]
+) -> None:
+    opened = ledgers(whole_plan())
+    last = whole_plan().rows()[-1]
+    expected = getattr(last, column)
+    found = expected + 1 if isinstance(expected, int) else "other"
+    opened.execute(f"UPDATE ledger_entries SET {column} = ? WHERE seq = ?", found, last.seq)
+    report = opened.audit(drained=False)
+    assert (
+        Difference(
+            "plan-1", "other" if column == "entry_id" else last.entry_id, *(column, expected, found)
+        )
+        in report.differences
+    )
+
+
+def test_a_service_that_the_state_lacks_is_found(ledgers: Callable[..., Ledgers]) -> None:
+    state = whole_plan().state()
+    del state["services"][0]
+    report = ledgers(whole_plan()).audit(state)
+    assert report.differences == [Difference("plan-1", None, "swap-count", "an account", "none")]
+
+
 def test_a_plan_without_state_is_ahead(ledgers: Callable[..., Ledgers]) -> None:
     opened = ledgers(whole_plan())
     report = opened.audit(drained=False)
@@ -243,7 +363,9 @@ def test_a_state_of_another_form_is_a_difference(
     state: dict[str, Any], ledgers: Callable[..., Ledgers]
 ) -> None:
     opened = ledgers(whole_plan())
-    assert fields(audit(opened.store, [("plan-1", state)])) == {"state"}
+    report = audit(opened.store, [("plan-1", state)])
+    assert fields(report) == {"state"}
+    assert (report.behind, report.ahead) == (0, 0)
 
 
 def test_rejects_of_the_sink_are_reported(ledgers: Callable[..., Ledgers]) -> None:

@@ -69,9 +69,10 @@ class LedgerSink:
         self._store = store
         self._settings = settings
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger-sink")
-        # Where the consumer was sent to the database's offset since the last assignment. What it
-        # reads elsewhere is thrown away: it may start behind a gap.
+        # Sent to the database's offset since they were assigned. What is read of others is thrown
+        # away: it may lie past a gap.
         self._placed: set[TopicPartition] = set()
+        self._joined: asyncio.Future[Consumer] | None = None
         self._uncommitted: dict[TopicPartition, int] = {}
         self._stop = asyncio.Event()
         self._drain_until_s: float | None = None
@@ -81,11 +82,23 @@ class LedgerSink:
         self._placed.difference_update(partitions)
 
     async def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        """Have partitions placed before anything of them is written.
+        """Send partitions to the database's offsets, or leave that to the loop.
 
-        The seek waits for the loop, so that a database that is away never holds up a rebalance.
+        A database that is away must not hold up the rebalance. They are sought all the same,
+        because the consumer would send what is not sought here to the group's offset, and may
+        do so after the loop has sent it to the right one.
         """
         self._placed.difference_update(partitions)
+        assert self._joined is not None  # set before the log could know this listener
+        consumer = await self._joined
+        try:
+            stored = await self._in_thread(self._store.offsets)
+        except StoreUnavailableError as error:
+            self.counters.unavailable += 1
+            _log.warning("%s: new partitions wait for it", error)
+            await consumer.seek(dict.fromkeys(partitions, 0))
+            return
+        await self._send(consumer, partitions, stored)
 
     def stop(self) -> None:
         """Ask `run` to write what the log still holds and return."""
@@ -99,14 +112,16 @@ class LedgerSink:
         """
         try:
             await self._persist(self._store.open)
+            self._joined = asyncio.get_running_loop().create_future()
             consumer = await self._log.consumer(self._settings.group, topics.LEDGERS, self)
+            self._joined.set_result(consumer)
             try:
                 await self._copy(consumer)
                 await self._commit_group(consumer)
             finally:
                 await consumer.close()
         finally:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
+            await self._in_thread(self._store.close)
             self._thread.shutdown(wait=False)
 
     async def _copy(self, consumer: Consumer) -> None:
@@ -127,7 +142,12 @@ class LedgerSink:
         if consumer.assignment() <= self._placed:
             return
         stored = await self._persist(self._store.offsets)
-        due = consumer.assignment() - self._placed
+        await self._send(consumer, consumer.assignment() - self._placed, stored)
+
+    async def _send(
+        self, consumer: Consumer, partitions: Iterable[TopicPartition], stored: Offsets
+    ) -> None:
+        due = consumer.assignment().intersection(partitions)
         # Placed before the seek returns: a partition lost meanwhile is struck off again.
         self._placed |= due
         await consumer.seek({partition: stored.get(partition, 0) for partition in due})
@@ -136,7 +156,7 @@ class LedgerSink:
         try:
             fetched = await consumer.poll(self._settings.records_max, self._settings.poll_timeout_s)
         except OffsetOutOfRangeError:
-            # A stale offset of the group is no loss while the database's is still to be sought.
+            # Nothing is lost while the database's offset is still to be sought.
             if consumer.assignment() <= self._placed:
                 raise
             return []
@@ -162,7 +182,8 @@ class LedgerSink:
     async def _drained(self, consumer: Consumer) -> bool:
         if not self._stop.is_set() or not consumer.assignment() <= self._placed:
             return False
-        return not any((await consumer.lag()).values())
+        lag = await consumer.lag()
+        return lag.keys() == consumer.assignment() and not any(lag.values())
 
     def _past_drain_time(self) -> bool:
         """Whether a stopped sink has used up its drain time; the first question starts it."""
@@ -178,7 +199,7 @@ class LedgerSink:
         backoff_s = self._settings.backoff_s_min
         while True:
             try:
-                return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+                return await self._in_thread(call)
             except StoreUnavailableError as error:
                 self.counters.unavailable += 1
                 if self._past_drain_time():
@@ -186,6 +207,9 @@ class LedgerSink:
                 _log.warning("%s: trying again in %.1f s", error, backoff_s)
             await self._pause(backoff_s)
             backoff_s = min(backoff_s * 2, self._settings.backoff_s_max)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
     async def _pause(self, pause_s: float) -> None:
         if self._stop.is_set():
