@@ -28,7 +28,7 @@ class Mosquitto:
         config = [
             f"listener {self.port} 127.0.0.1",
             "allow_anonymous true",
-            "max_inflight_messages 2000",
+            "max_inflight_messages 0",
             "max_queued_messages 0",
             "set_tcp_nodelay true",
             # Started as root it would give up its rights, and its folder with them.

@@ -1,0 +1,238 @@
+"""The bridge: MQTT messages into the log, each acknowledged only once the log has it.
+
+It routes and nothing else: whether a payload makes sense is the engine's business. What cannot be
+routed becomes a dead letter, and is acknowledged like everything that the log has.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from bss_stream import topics
+from bss_stream._engine import pack, partition_for
+from bss_stream.errors import LogError
+from bss_stream.frames import DeadLetter, Signal, encode_dead_letter, encode_signal
+from bss_stream.log.protocol import Appender, Chunk, Log
+from bss_stream.mqtt.client import MqttClient
+from bss_stream.mqtt.messages import MqttSettings, Received
+from bss_stream.topic_table import CLEAN_ID, TopicTable
+
+__all__ = ["Bridge", "BridgeCounters", "BridgeSettings"]
+
+logger = logging.getLogger(__name__)
+
+PAYLOAD_BYTES_MAX: Final = 1024 * 1024 - 16 * 1024
+"""What a record of the log carries, with room for its header."""
+
+RAW_BYTES_MAX: Final = 64 * 1024
+"""How much of a payload that is too large goes into its dead letter."""
+
+CORRELATION_BYTES_MAX: Final = 128
+TOPIC_SHOWN_MAX: Final = 1_024
+"""Characters of a topic that is not ours, in a dead letter: MQTT allows 65,535 bytes."""
+
+BACKOFF_MIN_S: Final = 0.1
+BACKOFF_MAX_S: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BridgeSettings:
+    """How a bridge works."""
+
+    linger_s: float = 0.005
+    """How long a batch waits for more messages."""
+    batch_records_max: int = 1_000
+    batch_bytes_max: int = 1024 * 1024
+    shared_group: str | None = None
+    """Bridges of one group share the messages. Not with the embedded broker, which it crashes."""
+    connect_patience_s: float = 30.0
+
+
+@dataclass(slots=True)
+class BridgeCounters:
+    """What a bridge has done since it was made."""
+
+    received: int = 0
+    appended: int = 0
+    """Signals that the log has."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """Dead letters that the log has, by reason."""
+    acknowledged: int = 0
+    batches: int = 0
+    append_failures: int = 0
+
+
+def _epoch_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Bridge:
+    """One MQTT client and one appender. `run` until `stop`.
+
+    Order is kept: a batch is appended before the next one is looked at, and what failed is tried
+    again before anything else. Meanwhile the client's inbox fills, and then nothing is read.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        mqtt: MqttSettings,
+        table: TopicTable,
+        settings: BridgeSettings,
+        *,
+        clock_ms: Callable[[], int] = _epoch_ms,
+    ) -> None:
+        """For nothing to be lost, `mqtt` names a client id that stays, and a session expiry."""
+        self.counters = BridgeCounters()
+        self.client = MqttClient(mqtt)
+        self.ready = asyncio.Event()
+        """Set once the broker has the subscriptions."""
+        self._log = log
+        self._table = table
+        self._settings = settings
+        self._clock_ms = clock_ms
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Read nothing more, and have `run` end once what has been read is appended.
+
+        While the log fails, `run` ends without it: unacknowledged, it comes again.
+        """
+        self._stopping.set()
+        self.client.stop_intake()
+
+    async def run(self) -> None:
+        """Append what comes until stopped. Raises MqttError when the client fails for good."""
+        appender = await self._log.appender()
+        try:
+            if await self._subscribed():
+                await self._intake(appender)
+        finally:
+            try:
+                await self.client.close()
+            finally:
+                await appender.close()
+
+    async def _subscribed(self) -> bool:
+        """Connect and subscribe; False when stopped before the broker could be reached."""
+        connecting = asyncio.create_task(self._subscribe())
+        stopping = asyncio.create_task(self._stopping.wait())
+        try:
+            await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if connecting.done():
+                await connecting
+            return connecting.done()
+        finally:
+            connecting.cancel()
+            stopping.cancel()
+            await asyncio.wait((connecting, stopping))
+
+    async def _subscribe(self) -> None:
+        await self.client.connect(patience_s=self._settings.connect_patience_s)
+        group = self._settings.shared_group
+        await self.client.subscribe(*self._table.subscriptions(group))
+        self.ready.set()
+
+    async def _intake(self, appender: Appender) -> None:
+        settings = self._settings
+        async for batch in self.client.batches(
+            settings.batch_records_max,
+            bytes_max=settings.batch_bytes_max,
+            linger_s=settings.linger_s,
+        ):
+            self.counters.received += len(batch)
+            refused: Counter[str] = Counter()
+            chunks = self._chunks(batch, refused)
+            if not await self._append(appender, chunks):
+                return
+            self.counters.batches += 1
+            self.counters.appended += len(batch) - refused.total()
+            self.counters.refused.update(refused)
+            self.counters.acknowledged += self.client.ack(batch)
+
+    async def _append(self, appender: Appender, chunks: Sequence[Chunk]) -> bool:
+        """Append, as often as it takes; False when stopped before it worked."""
+        pause_s = BACKOFF_MIN_S
+        while True:
+            try:
+                await appender.append(chunks)
+                return True
+            except LogError as error:
+                self.counters.append_failures += 1
+                logger.warning(
+                    "the log took no signals, trying again in %.1f s: %s", pause_s, error
+                )
+            if self._stopping.is_set():
+                logger.warning("stopped with messages that the log has not taken")
+                return False
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+            pause_s = min(pause_s * 2, BACKOFF_MAX_S)
+
+    def _chunks(self, batch: Sequence[Received], refused: Counter[str]) -> list[Chunk]:
+        """The batch's records, one chunk for each partition concerned, in the order of arrival."""
+        now_ms = self._clock_ms()
+        partitions = self._log.partitions
+        records: dict[tuple[str, int], list[tuple[bytes, bytes | None]]] = {}
+        for message in batch:
+            topic, key, value = self._record(message, now_ms, refused)
+            place = (topic, partition_for(key, partitions))
+            of_place = records.get(place)
+            if of_place is None:
+                records[place] = [(key, value)]
+            else:
+                of_place.append((key, value))
+        return [
+            Chunk(topic, partition, len(of_place), pack(of_place))
+            for (topic, partition), of_place in records.items()
+        ]
+
+    def _record(
+        self, message: Received, now_ms: int, refused: Counter[str]
+    ) -> tuple[str, bytes, bytes]:
+        """Where a message goes, its key and its record's value."""
+        payload = message.payload
+        found = self._table.match(message.topic)
+        if found is None:
+            detail = "no row of the topic table matches"
+            return _dead_letter(message, now_ms, refused, "unknown_topic", detail)
+        if len(payload) > PAYLOAD_BYTES_MAX:
+            detail = f"payload has {len(payload)} bytes: at most {PAYLOAD_BYTES_MAX}"
+            return _dead_letter(message, now_ms, refused, "payload_too_large", detail)
+        route, segments = found
+        key = route.key_of(segments, payload)
+        if key is None or not CLEAN_ID.fullmatch(key):
+            detail = "key is missing" if key is None else f"key is {key[:80]!r}"
+            detail += ": expected 1 to 64 of A-Z a-z 0-9 . _ : @ -"
+            return _dead_letter(message, now_ms, refused, "bad_key", detail)
+        signal = Signal(
+            route.event, now_ms, _correlation(message.correlation), message.topic, payload
+        )
+        return route.log_topic, key.encode(), encode_signal(signal)
+
+
+def _dead_letter(
+    message: Received, now_ms: int, refused: Counter[str], reason: str, detail: str
+) -> tuple[str, bytes, bytes]:
+    refused[reason] += 1
+    source, raw = message.topic[:TOPIC_SHOWN_MAX], message.payload
+    if len(raw) > PAYLOAD_BYTES_MAX:
+        raw = raw[:RAW_BYTES_MAX]
+    letter = DeadLetter(reason, source, -1, -1, now_ms, detail, raw)
+    return topics.DEAD_LETTER, source.encode(), encode_dead_letter(letter)
+
+
+def _correlation(data: bytes | None) -> str:
+    """Correlation data as text, empty unless it is short and clean: it is only carried along."""
+    if not data or len(data) > CORRELATION_BYTES_MAX:
+        return ""
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return ""
+    return text if text.isprintable() else ""
