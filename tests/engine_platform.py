@@ -4,6 +4,7 @@ Every message goes through the real engine at once (bss_stream.testing), and wha
 comes back, so a contradiction between simulator and engine shows here first.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -90,9 +91,13 @@ class EnginePlatform:
         return [changed for message in sent for changed in self._sabotage(message)]
 
 
-async def serve(platform: EnginePlatform, client: MqttClient) -> None:
+async def serve(
+    platform: EnginePlatform, client: MqttClient, ready: asyncio.Event | None = None
+) -> None:
     """Answer over MQTT until cancelled; the client is connected by the caller."""
     await client.subscribe(*(Subscription(name) for name in REQUESTS))
+    if ready is not None:
+        ready.set()
     async for batch in client.batches(1_000):
         now_ms = time.time_ns() // 1_000_000
         answers = [

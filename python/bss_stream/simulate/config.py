@@ -40,7 +40,7 @@ class ArmConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Allocations whose first answer is never sent; the retry of the command is answered."""
     answers_max: Annotated[
         int, Meta(ge=1_000, le=10_000_000, description="answers, 1000 to 10000000")
-    ] = 200_000
+    ] = 50_000
     """Answers kept for repeated commands; the oldest goes first."""
 
 

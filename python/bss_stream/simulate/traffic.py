@@ -80,7 +80,8 @@ class Traffic:
         self._resting: list[deque[Rider]] = [deque() for _ in network.markets]
         self._resting_day = [-1] * len(network.markets)
         self._pending: dict[str, Request] = {}
-        self._deadlines: deque[tuple[int, Request]] = deque()
+        self._deadlines: deque[tuple[int, str]] = deque()
+        """When each request is given up, by correlation id: answered ones need not stay whole."""
         self._garbage: dict[str, Garbage] = {}
         self._backlog: deque[tuple[int, int | None]] = deque()
         self._out: list[Outgoing] = []
@@ -345,7 +346,7 @@ class Traffic:
 
     def _send(self, request: Request, now_us: int) -> None:
         request.deadline_us = now_us + self._config.answer_timeout_ms * 1_000
-        self._deadlines.append((request.deadline_us, request))
+        self._deadlines.append((request.deadline_us, request.correlation))
         self.tally.requests[str(request.kind)] += request.copies
         message = Outgoing(request.topic, request.payload, request.correlation.encode())
         self._out.extend([message] * request.copies)
@@ -353,11 +354,10 @@ class Traffic:
     def _expire(self, now_us: int, wall_ms: int) -> None:
         deadlines = self._deadlines
         while deadlines and deadlines[0][0] <= now_us:
-            deadline_us, request = deadlines.popleft()
-            # A retry has a later deadline; an answered request is no longer pending.
-            if request.deadline_us != deadline_us:
-                continue
-            if self._pending.get(request.correlation) is request:
+            deadline_us, correlation = deadlines.popleft()
+            request = self._pending.get(correlation)
+            # A retry under the same id has a later deadline.
+            if request is not None and request.deadline_us == deadline_us:
                 self._time_out(request, now_us, wall_ms)
 
     def _time_out(self, request: Request, now_us: int, wall_ms: int) -> None:
