@@ -1,7 +1,20 @@
 """The compiled engine binding (rust/python); every fault of a caller is a ValueError."""
 
 from collections.abc import Sequence
-from typing import final
+from typing import Self, final
+
+__all__ = [
+    "Engine",
+    "Output",
+    "OutputChunk",
+    "check_model",
+    "last_received_ms",
+    "pack",
+    "partition_for",
+    "reasons",
+    "topic_names",
+    "unpack",
+]
 
 def pack(records: Sequence[tuple[bytes, bytes | None]]) -> bytes:
     """Pack keyed records into one chunk; a value of None is a tombstone."""
@@ -57,7 +70,7 @@ class Output:
 class Engine:
     """The decision engine: shards by partition. Calls from several threads take turns."""
 
-    def __init__(self, setup: bytes, *, partitions: int, threads: int = 1) -> None: ...
+    def __new__(cls, setup: bytes, *, partitions: int, threads: int = 1) -> Self: ...
     def open_shard(self, partition: int) -> None:
         """Open an empty shard."""
 
