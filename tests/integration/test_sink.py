@@ -19,6 +19,7 @@ from bss_stream.errors import OffsetOutOfRangeError
 from bss_stream.log.embedded import EmbeddedLog
 from bss_stream.log.kafka import KafkaLog
 from bss_stream.log.protocol import Chunk, Log, TopicPartition
+from bss_stream.simulate.config import FaultShares, SimulationConfig
 from bss_stream.sink import (
     LedgerSink,
     LedgerStore,
@@ -32,6 +33,7 @@ from tests.integration.databases import query
 from tests.ledger_chain import PlanLedger
 from tests.logs import join, kafka_options
 from tests.servers.postgres import PostgresServer
+from tests.simulated_day import SimulatedDay
 
 PARTITIONS = 4
 WAIT_S = 60.0
@@ -403,6 +405,28 @@ async def test_kafka_s_transactions_arrive_once_whatever_the_group_says(
     assert (sink.counters.entries, sink.counters.duplicates) == (1, 0)
     await producer.close()
     await log.close()
+
+
+async def test_the_engine_s_own_ledgers_audit_clean(log: EmbeddedLog, ledger_url: str) -> None:
+    """A day of swaps, refusals and repeats: entries from SQL, states from the changelog."""
+    faults = FaultShares(exhausted_quota=0.1, empty_stock=0.1, duplicate=0.1)
+    config = SimulationConfig(plans=20, rate=20.0, joining_rate=1000.0, faults=faults)
+    day = SimulatedDay(config)
+    day.run(10)
+    day.drain()
+    play = day.platform.play
+    kept = (*topics.LEDGERS, topics.STATE_PLAN)
+    await append(
+        log, ((topic, key, value) for topic, _, key, value in play.produced if topic in kept)
+    )
+    await drained(log, ledger_url)
+    store = open_ledger_store(ledger_url)
+    with await collect_states(log, play.engine.describe_state) as states:
+        report = audit(store, states, drained=True)
+    assert report.differences == []
+    assert (report.plans, report.states, report.rejects) == (20, 20, {})
+    assert report.entries > 200
+    store.close()
 
 
 async def test_live_states_are_the_last_of_each_plan(log: EmbeddedLog, ledger_url: str) -> None:
