@@ -10,7 +10,7 @@ from random import Random
 import pytest
 
 from bss_stream import topics
-from bss_stream.errors import ConfigError
+from bss_stream.errors import ConfigError, MqttError
 from bss_stream.mqtt.broker import EmbeddedBroker
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings, Subscription
@@ -151,16 +151,27 @@ def test_a_configuration_that_makes_no_run_is_refused(config: SimulationConfig, 
             kind(SETUP, settings(1, "sim"), config)
 
 
+@pytest.mark.mosquitto
+async def test_a_refused_connection_is_told_across_the_process_boundary(
+    start_mosquitto: MosquittoFactory,
+) -> None:
+    broker = settings(start_mosquitto(lines=["allow_anonymous false"]).port, "sim")
+    async with SimulatorProcess(SETUP, broker, CONFIG) as simulator:
+        with pytest.raises(MqttError, match="sim-riders"):
+            async for _ in simulator.snapshots():
+                raise AssertionError("a run without a connection has no snapshots")
+
+
 async def test_arm_answers_commands_and_reports_every_shelf(broker: MqttSettings) -> None:
     decisions = ArmDecisions(NETWORK.shelves, ArmConfig(), Random(1), run="t")
     async with (
         MqttClient(settings(broker.port, "arm")) as arm_client,
         MqttClient(settings(broker.port, "abs")) as client,
+        ArmSimulator(arm_client, decisions, run="t", qos=1) as arm,
     ):
         await client.subscribe(
             Subscription("echo/ABS/EPS/+/allocate"), Subscription("emit/arm/station/+/stock")
         )
-        arm = ArmSimulator(arm_client, decisions, run="t", qos=1)
         await arm.start()
         reports = await _receive(client, len(NETWORK.shelves))
         stock = {

@@ -1,7 +1,8 @@
 """ARM on MQTT: answers allocate commands and reports stock, a batch of messages at a time."""
 
 import time
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 
 from msgspec import DecodeError
 from msgspec.json import Decoder
@@ -21,7 +22,10 @@ _DECODER: Final = Decoder(AllocateCommand)
 
 
 class ArmSimulator:
-    """The Asset Resource Manager and its stations on one MQTT connection of their own."""
+    """The Asset Resource Manager and its stations on one MQTT connection of their own.
+
+    An asynchronous context: enter it, `start`, then `serve` in a task.
+    """
 
     def __init__(self, client: MqttClient, decisions: ArmDecisions, *, run: str, qos: int) -> None:
         self._client = client
@@ -39,6 +43,18 @@ class ArmSimulator:
         self._lost = 0
         self._unreadable = 0
 
+    async def __aenter__(self) -> Self:
+        await self._publisher.__aenter__()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._publisher.__aexit__(kind, error, traceback)
+
     async def start(self) -> None:
         """Subscribe to commands and report every shelf. Raises MqttError."""
         await self._client.subscribe(Subscription(COMMANDS, self._qos))
@@ -48,15 +64,14 @@ class ArmSimulator:
             raise MqttError(f"the broker refused a stock report: {refused[0].reason}")
 
     async def serve(self) -> None:
-        """Answer commands until cancelled. Raises an ExceptionGroup with an MqttError."""
-        async with self._publisher:
-            async for batch in self._client.batches(_BATCH_MAX):
-                self._publisher.soon(self._answers(batch))
-                self.report_restocked()
-                self._client.ack(batch)
+        """Answer commands until cancelled. Raises MqttError once the connection has failed."""
+        async for batch in self._client.batches(_BATCH_MAX):
+            self._publisher.soon(self._answers(batch))
+            self.report_restocked()
+            self._client.ack(batch)
 
     def report_restocked(self) -> None:
-        """Publish the stock of shelves that have been refilled; only while `serve` runs."""
+        """Publish the stock of shelves that have been refilled or counted."""
         self._publisher.soon([self._report(report) for report in self._decisions.take_reports()])
 
     def counts(self) -> ArmCounts:

@@ -15,13 +15,17 @@ from bss_stream.mqtt.messages import Message
 
 
 class Publisher:
-    """An asynchronous context: leaving it waits for what is under way, or drops it on an error."""
+    """An asynchronous context, entered once.
+
+    Leaving it drops what is delayed and waits for what is under way; on an error that goes, too.
+    """
 
     def __init__(self, client: MqttClient) -> None:
         self.refused: Counter[str] = Counter()
         """Messages that the broker did not take, by its reason."""
         self._client = client
         self._group = asyncio.TaskGroup()
+        self._delayed: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         await self._group.__aenter__()
@@ -33,16 +37,24 @@ class Publisher:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        for task in self._delayed:
+            task.cancel()
         await self._group.__aexit__(kind, error, traceback)
 
     def soon(self, messages: Sequence[Message], delay_ms: int = 0) -> None:
         """Publish messages in the order of the calls, or later by `delay_ms`."""
-        if messages:
-            self._group.create_task(self._publish(messages, delay_ms))
+        if messages and not delay_ms:
+            self._group.create_task(self._publish(messages))
+        elif messages:
+            task = self._group.create_task(self._publish_later(messages, delay_ms))
+            self._delayed.add(task)
+            task.add_done_callback(self._delayed.discard)
 
-    async def _publish(self, messages: Sequence[Message], delay_ms: int) -> None:
-        if delay_ms:
-            await asyncio.sleep(delay_ms / 1000)
+    async def _publish_later(self, messages: Sequence[Message], delay_ms: int) -> None:
+        await asyncio.sleep(delay_ms / 1000)
+        await self._publish(messages)
+
+    async def _publish(self, messages: Sequence[Message]) -> None:
         for refusal in await self._client.publish(messages):
             self.refused[refusal.reason] += 1
 

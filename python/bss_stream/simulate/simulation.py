@@ -41,7 +41,7 @@ _BATCH_MAX: Final = 2_000
 
 
 class Simulation:
-    """One run. `setup` is the compiled setup that the platform runs with.
+    """One run, once. `setup` is the compiled setup that the platform runs with.
 
     `broker` says how to reach the broker; its client id is the stem of both clients' ids.
     Raises ConfigError for a configuration or a setup that makes no run.
@@ -77,7 +77,7 @@ class Simulation:
         tells the final state. Raises MqttError once a connection has failed for good.
         """
         try:
-            async with self._riders, self._arm_client:
+            async with self._riders, self._arm_client, self._publisher, self._arm:
                 await self._riders.subscribe(*(Subscription(f, self.config.qos) for f in ECHOES))
                 await self._arm.start()
                 self._began_us = _now_us()
@@ -98,15 +98,14 @@ class Simulation:
 
     async def _send(self, duration_s: float | None, plans_done: int | None) -> None:
         traffic, tick_s = self._traffic, self.config.tick_ms / 1000
-        async with self._publisher:
-            while not self._stopping.is_set() and not self._is_over(duration_s, plans_done):
-                self._publish(traffic.due(_now_us(), _wall_ms()))
-                await asyncio.sleep(tick_s)
-            traffic.stop()
-            give_up_us = _now_us() + int(DRAIN_S * 1_000_000)
-            while traffic.under_way and _now_us() < give_up_us:
-                self._publish(traffic.due(_now_us(), _wall_ms()))
-                await asyncio.sleep(tick_s)
+        while not self._stopping.is_set() and not self._is_over(duration_s, plans_done):
+            self._publish(traffic.due(_now_us(), _wall_ms()))
+            await asyncio.sleep(tick_s)
+        traffic.stop()
+        give_up_us = _now_us() + int(DRAIN_S * 1_000_000)
+        while traffic.under_way and _now_us() < give_up_us:
+            self._publish(traffic.due(_now_us(), _wall_ms()))
+            await asyncio.sleep(tick_s)
 
     def _is_over(self, duration_s: float | None, plans_done: int | None) -> bool:
         since_us = self._traffic.swapping_since_us
