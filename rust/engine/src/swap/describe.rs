@@ -25,7 +25,12 @@ pub fn describe(
         EntityKind::Station => station(setup, id, &Station::decode(setup, bytes)?),
         EntityKind::Asset => {
             let asset = Asset::decode(bytes)?;
-            json!({"asset_id": id, "holder": asset.holder, "location_id": asset.location_id})
+            json!({
+                "asset_id": id,
+                "holder": asset.holder,
+                "awaited_from": asset.awaited_from,
+                "location_id": asset.location_id,
+            })
         }
     };
     Ok(value.to_string())

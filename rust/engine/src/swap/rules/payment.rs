@@ -293,10 +293,8 @@ impl PlanTurn<'_, '_> {
         self.money_entry(core, "renewal", amount_minor, payment_id);
         self.start_period(core);
         if core.initialized {
-            // Paid ahead of time, the running cycle's quota is still the customer's.
-            if was_due {
-                self.expire_all(core);
-            }
+            // Paid ahead of time, what is left of the running cycle goes over into the new one.
+            self.close_cycle(core, was_due);
             self.grant_all(core);
         }
         self.external(core, External::ServiceActivated)

@@ -151,7 +151,8 @@ impl<'a> PlanTurn<'_, 'a> {
         self.charge_overage(core, account, before);
     }
 
-    fn charge_overage(&mut self, core: &mut Core, account: usize, before: Balance) {
+    /// Charges what use since `before` has passed the quota by, if the template says how.
+    pub fn charge_overage(&mut self, core: &mut Core, account: usize, before: Balance) {
         let after = core.accounts[account].balance;
         let (config, service) = self.service(account);
         let Quota::Finite(quota) = after.quota else {
@@ -204,8 +205,9 @@ impl<'a> PlanTurn<'_, 'a> {
         }
     }
 
-    /// Ends a cycle's quotas: what was granted and not used expires, what was bought stays.
-    pub fn expire_all(&mut self, core: &mut Core) {
+    /// Ends a cycle's quotas. What was bought and not used stays; what was granted and not used
+    /// expires with the cycle, or stays as well if the cycle is cut short by an early renewal.
+    pub fn close_cycle(&mut self, core: &mut Core, has_ended: bool) {
         for account in 0..core.accounts.len() {
             let before = core.accounts[account].balance;
             let state = &mut core.accounts[account];
@@ -215,8 +217,8 @@ impl<'a> PlanTurn<'_, 'a> {
                 let left = (*quota - before.used).max(0);
                 // Granted units are used before bought ones.
                 state.bought = state.bought.min(left);
-                units = left - state.bought;
-                *quota = state.bought;
+                *quota = if has_ended { state.bought } else { left };
+                units = left - *quota;
             }
             let entry = Entry {
                 kind: "quota_expired",

@@ -1,7 +1,7 @@
 //! `customer_binding`: one self-service swap, W1–W5, with ARM's answer or its silence.
 
 use super::quota::SwapFacts;
-use super::staffed::{assign_asset, energy};
+use super::staffed::{assign_asset, energy, return_asset};
 use super::{PlanTurn, Ruling};
 use crate::core::dedupe::signal_id;
 use crate::core::frame::OutboxKind;
@@ -302,10 +302,7 @@ fn take_battery(
         let moved = turn.external(&mut plan.core, External::AssetReturned);
         record_refusal(turn, moved);
         plan.core.accounts[account].current_asset = None;
-        turn.turn
-            .send(Topic::SignalsAsset, old, Event::AssetReturned, |out| {
-                text_field(out, "location_id", Some(location_id));
-            });
+        return_asset(turn.turn, old, location_id);
     }
     let moved = turn.external(&mut plan.core, External::AssetAllocated);
     record_refusal(turn, moved);
@@ -349,6 +346,7 @@ fn honour_late_issue(
         ..Entry::default()
     };
     turn.account_entry(&mut plan.core, Ledger::Service, swap, before, entry);
+    turn.charge_overage(&mut plan.core, swap, before);
     turn.count_day(&mut plan.core, turn.turn.event_ms);
     turn.settle_quota(&mut plan.core)?;
     remember(turn, plan, Reason::Ok);

@@ -159,11 +159,7 @@ fn hand_over(
     if let Some(old) = handover.old {
         turn.external(&mut plan.core, External::AssetReturned)?;
         plan.core.accounts[account].current_asset = None;
-        let station = handover.station_id;
-        turn.turn
-            .send(Topic::SignalsAsset, old, Event::AssetReturned, |out| {
-                text_field(out, "location_id", Some(station));
-            });
+        return_asset(turn.turn, old, handover.station_id);
     }
     match handover.new {
         Some(new) => {
@@ -214,6 +210,15 @@ pub fn assign_asset(turn: &mut Turn<'_>, asset_id: &str) {
     let plan_id = turn.entity_id;
     turn.send(Topic::SignalsAsset, asset_id, Event::AssetAssigned, |out| {
         text_field(out, "plan_id", Some(plan_id));
+    });
+}
+
+/// Tells the asset who has given it back, and where.
+pub fn return_asset(turn: &mut Turn<'_>, asset_id: &str, location_id: &str) {
+    let plan_id = turn.entity_id;
+    turn.send(Topic::SignalsAsset, asset_id, Event::AssetReturned, |out| {
+        text_field(out, "plan_id", Some(plan_id));
+        text_field(out, "location_id", Some(location_id));
     });
 }
 
