@@ -20,6 +20,7 @@ from bss_stream.frames import DeadLetter, Signal, encode_dead_letter, encode_sig
 from bss_stream.log.protocol import Appender, Chunk, Log
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import MqttSettings, Received
+from bss_stream.stopping import unless_stopped
 from bss_stream.topic_table import CLEAN_ID, TopicTable
 
 __all__ = ["Bridge", "BridgeCounters", "BridgeSettings"]
@@ -110,7 +111,7 @@ class Bridge:
         """Append what comes until stopped. Raises MqttError when the client fails for good."""
         appender = await self._log.appender()
         try:
-            if await self._subscribed():
+            if await unless_stopped(self._subscribe(), self._stopping):
                 await self._intake(appender)
         finally:
             try:
@@ -118,25 +119,12 @@ class Bridge:
             finally:
                 await appender.close()
 
-    async def _subscribed(self) -> bool:
-        """Connect and subscribe; False when stopped before the broker could be reached."""
-        connecting = asyncio.create_task(self._subscribe())
-        stopping = asyncio.create_task(self._stopping.wait())
-        try:
-            await asyncio.wait((connecting, stopping), return_when=asyncio.FIRST_COMPLETED)
-            if connecting.done():
-                await connecting
-            return connecting.done()
-        finally:
-            connecting.cancel()
-            stopping.cancel()
-            await asyncio.wait((connecting, stopping))
-
-    async def _subscribe(self) -> None:
+    async def _subscribe(self) -> bool:
         await self.client.connect(patience_s=self._settings.connect_patience_s)
         group = self._settings.shared_group
         await self.client.subscribe(*self._table.subscriptions(group))
         self.ready.set()
+        return True
 
     async def _intake(self, appender: Appender) -> None:
         settings = self._settings

@@ -1,0 +1,279 @@
+"""The publisher: the engine's outbox onto MQTT, each offset committed once the broker has it all.
+
+At least once: after a crash the messages since the last commit go out again, with the same
+correlation data, which makes a repeat harmless. Within a partition, so within a key, order is kept.
+"""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Final, NamedTuple
+
+from bss_stream import topics
+from bss_stream._engine import pack, partition_for, unpack
+from bss_stream.errors import FrameError, LogError, OffsetOutOfRangeError
+from bss_stream.frames import (
+    DeadLetter,
+    OutboxKind,
+    OutboxMessage,
+    decode_outbox,
+    encode_dead_letter,
+)
+from bss_stream.log.protocol import Appender, Chunk, Consumer, Fetched, Log, TopicPartition
+from bss_stream.mqtt.client import MqttClient
+from bss_stream.mqtt.messages import Message, MqttSettings
+from bss_stream.stopping import unless_stopped
+
+__all__ = ["Publisher", "PublisherCounters", "PublisherSettings"]
+
+logger = logging.getLogger(__name__)
+
+ECHO_EXPIRY_S: Final = 300
+"""A client has given up on its request by then (it waits 30 s and asks again)."""
+
+ECHO_PROPERTIES: Final = (
+    ("agent_type", "BSS_AGENT_V2"),
+    ("response_type", "AGENT_CALCULATION_RESULT"),
+    ("response_pattern", "echo"),
+    ("platform_version", version("bss_stream")),
+    ("application", "abs-platform"),
+)
+
+POLL_S: Final = 0.2
+BACKOFF_MIN_S: Final = 0.2
+BACKOFF_MAX_S: Final = 10.0
+STOP_PATIENCE_S: Final = 5.0
+"""How long a publisher that was told to stop waits for a broker that does not answer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublisherSettings:
+    """How a publisher works."""
+
+    group: str
+    batch_records_max: int = 1_000
+    connect_patience_s: float = 30.0
+
+
+@dataclass(slots=True)
+class PublisherCounters:
+    """What a publisher has done since it was made."""
+
+    published: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    """Dead letters, by reason."""
+    batches: int = 0
+    commits: int = 0
+    rejoined: int = 0
+
+
+class _Record(NamedTuple):
+    """A record of the outbox and where it stands."""
+
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+
+
+def _epoch_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def to_message(frame: OutboxMessage) -> Message:
+    """The MQTT message of an outbox frame, with the properties of its kind."""
+    echo = frame.kind is OutboxKind.ECHO
+    return Message(
+        topic=frame.topic,
+        payload=frame.payload,
+        qos=frame.qos,
+        retain=frame.retain,
+        correlation=frame.correlation.encode() or None,
+        expiry_s=frame.expiry_s or (ECHO_EXPIRY_S if echo else None),
+        user_properties=ECHO_PROPERTIES if echo else (),
+    )
+
+
+class Publisher:
+    """A member of the publishers' group. `run` until `stop`; a RebalanceListener to its consumer.
+
+    What the broker refuses for good becomes a dead letter, so that it does not hold up the rest.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        mqtt: MqttSettings,
+        settings: PublisherSettings,
+        *,
+        clock_ms: Callable[[], int] = _epoch_ms,
+    ) -> None:
+        self.counters = PublisherCounters()
+        self.client = MqttClient(mqtt)
+        self._log = log
+        self._settings = settings
+        self._clock_ms = clock_ms
+        # Held while a batch is published: a log may tell of a rebalance at any moment.
+        self._publishing = asyncio.Lock()
+        self._stopping = asyncio.Event()
+        self._drain = False
+        self._consumer: Consumer | None = None
+        self._offsets: dict[TopicPartition, int] = {}
+        self._committer: asyncio.Task[None] | None = None
+
+    def stop(self, *, drain: bool = False) -> None:
+        """Have `run` end after the batch under way; with `drain`, after the backlog."""
+        self._drain = drain
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Publish until stopped; join the group anew, with growing pauses, after a LogError.
+
+        Raises MqttError when the client fails for good, OffsetOutOfRangeError when the log has
+        lost messages that were never published.
+        """
+        appender = await self._log.appender()
+        try:
+            if await unless_stopped(self._connect(), self._stopping):
+                await self._rejoin(appender)
+        finally:
+            try:
+                await self.client.close()
+            finally:
+                await appender.close()
+
+    async def _connect(self) -> bool:
+        await self.client.connect(patience_s=self._settings.connect_patience_s)
+        return True
+
+    async def _rejoin(self, appender: Appender) -> None:
+        backoff_s = BACKOFF_MIN_S
+        while True:
+            before = self.counters.batches
+            try:
+                await self._work(appender)
+                return
+            except OffsetOutOfRangeError:
+                raise
+            except LogError as error:
+                if self._stopping.is_set():
+                    raise
+                if self.counters.batches > before:
+                    backoff_s = BACKOFF_MIN_S
+                self.counters.rejoined += 1
+                logger.warning("publisher lost the log, joins again: %s", error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), backoff_s)
+            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+
+    async def _work(self, appender: Appender) -> None:
+        consumer = await self._log.consumer(self._settings.group, [topics.OUTBOX], self)
+        self._consumer = consumer
+        self._offsets.clear()
+        try:
+            while not await self._is_done(consumer):
+                fetched = await consumer.poll(self._settings.batch_records_max, POLL_S)
+                async with self._publishing:
+                    owned = consumer.assignment()
+                    mine = [one for one in fetched if _part(one) in owned]
+                    if mine and not await self._publish(appender, mine):
+                        return
+                    self._commit_later(consumer)
+        finally:
+            try:
+                await self._committed(consumer)
+            finally:
+                self._consumer = None
+                await consumer.close()
+
+    async def _is_done(self, consumer: Consumer) -> bool:
+        if not self._stopping.is_set():
+            return False
+        return not self._drain or not any((await consumer.lag()).values())
+
+    async def _publish(self, appender: Appender, fetched: Sequence[Fetched]) -> bool:
+        """Publish a batch and note its offsets; False when stopped before the broker took it."""
+        refused: list[tuple[_Record, str, str]] = []
+        records: list[_Record] = []
+        messages: list[Message] = []
+        for record in _records(fetched):
+            try:
+                messages.append(to_message(decode_outbox(record.value)))
+                records.append(record)
+            except FrameError as error:
+                refused.append((record, "bad_frame", str(error)))
+        refusals = await unless_stopped(
+            self.client.publish(messages), self._stopping, patience_s=STOP_PATIENCE_S
+        )
+        if refusals is None:
+            logger.warning("stopped with messages that the broker has not taken")
+            return False
+        refused += [(records[r.position], "publish_refused", r.reason) for r in refusals]
+        if refused:
+            await appender.append([self._dead_letter(*one) for one in refused])
+            self.counters.refused.update(reason for _, reason, _ in refused)
+        self.counters.published += len(messages) - len(refusals)
+        self.counters.batches += 1
+        self._offsets.update({_part(one): one.next_offset for one in fetched})
+        return True
+
+    def _dead_letter(self, record: _Record, reason: str, detail: str) -> Chunk:
+        letter = DeadLetter(
+            reason,
+            topics.OUTBOX,
+            record.partition,
+            record.offset,
+            self._clock_ms(),
+            detail,
+            record.value,
+        )
+        partition = partition_for(record.key, self._log.partitions)
+        data = pack([(record.key, encode_dead_letter(letter))])
+        return Chunk(topics.DEAD_LETTER, partition, 1, data)
+
+    def _commit_later(self, consumer: Consumer) -> None:
+        """Commit what is noted, beside the next batch: a commit may wait for a disk."""
+        if self._committer is not None and self._committer.done():
+            committer, self._committer = self._committer, None
+            committer.result()
+        if self._committer is None and self._offsets:
+            self._committer = asyncio.create_task(self._commit(consumer), name="outbox-offsets")
+
+    async def _commit(self, consumer: Consumer) -> None:
+        while self._offsets:
+            offsets, self._offsets = self._offsets, {}
+            await consumer.commit(offsets)
+            self.counters.commits += 1
+
+    async def _committed(self, consumer: Consumer) -> None:
+        """Commit everything noted."""
+        committer, self._committer = self._committer, None
+        if committer is not None:
+            await committer
+        await self._commit(consumer)
+
+    async def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        """Finish and commit the batch under way, so that the next owner does not repeat it."""
+        async with self._publishing:
+            if self._consumer is not None:
+                await self._committed(self._consumer)
+
+    async def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        """Nothing to prepare: reading starts where the group has committed."""
+
+
+def _part(fetched: Fetched) -> TopicPartition:
+    return TopicPartition(fetched.topic, fetched.partition)
+
+
+def _records(fetched: Sequence[Fetched]) -> list[_Record]:
+    return [
+        _Record(one.partition, offset, key, value or b"")
+        for one in fetched
+        for offset, (key, value) in zip(one.offsets, unpack(one.data), strict=True)
+    ]
