@@ -1,0 +1,241 @@
+"""The commands of `bss-stream`, and how an error becomes an exit code."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+import typer
+from rich.console import Console
+
+from bss_stream import __version__, diagram
+from bss_stream._engine import check_model
+from bss_stream.cli import demo as demo_command
+from bss_stream.cli import running
+from bss_stream.config import Config
+from bss_stream.errors import BssStreamError, ConfigError
+from bss_stream.roles import ROLES, Role
+from bss_stream.setup import compile_setup, packaged_models
+from bss_stream.simulate import SimulationConfig
+
+DONE: Final = 0
+FAULTS: Final = 1
+WRONG_USE: Final = 2
+
+app = typer.Typer(
+    name="bss-stream",
+    help="A stream processor for battery-swap networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+model_app = typer.Typer(help="The state machines, which are data.", no_args_is_help=True)
+config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
+app.add_typer(model_app, name="model")
+app.add_typer(config_app, name="config")
+
+out = Console(soft_wrap=True)
+err = Console(stderr=True, soft_wrap=True)
+
+ConfigPath = Annotated[
+    Path | None,
+    typer.Option("--config", "-c", help="A TOML file; BSS_... variables lie over it."),
+]
+Instance = Annotated[
+    str, typer.Option(help="Tells processes of one role apart; keep it the same over restarts.")
+]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    try:
+        app(standalone_mode=True)
+    except ConfigError as error:
+        for fault in error.faults:
+            err.print(fault, style="red", markup=False, highlight=False)
+        sys.exit(WRONG_USE)
+    except BssStreamError as error:
+        err.print(str(error), style="red", markup=False, highlight=False)
+        sys.exit(FAULTS)
+
+
+def _set_up_logging(verbose: bool) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+    )
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        out.print(__version__)
+        raise typer.Exit(DONE)
+    if context.invoked_subcommand is None:
+        raise typer.Exit(WRONG_USE)
+
+
+@app.command()
+def demo(
+    duration: Annotated[float, typer.Option(help="Seconds of swapping.", min=1)] = 30.0,
+    rate: Annotated[float, typer.Option(help="Swaps a second.", min=1)] = 500.0,
+    plans: Annotated[int, typer.Option(help="Riders, each with a plan.", min=1)] = 5_000,
+    seed: Annotated[int, typer.Option(help="The same seed, the same riders.")] = 1,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Keep the log and the ledger here.", file_okay=False)
+    ] = None,
+    verbose: Verbose = False,
+) -> None:
+    """A whole swap network on this machine, without any server: watch it work, then audit it."""
+    _set_up_logging(verbose)
+    options = demo_command.DemoOptions(
+        duration_s=duration, rate=rate, plans=plans, seed=seed, data_dir=data_dir
+    )
+    raise typer.Exit(DONE if running.run(demo_command.demo(options, out)) else FAULTS)
+
+
+@app.command()
+def run(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+    """All four roles in one process."""
+    _run_roles(config, ROLES, instance, verbose)
+
+
+@app.command()
+def bridge(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+    """MQTT to log."""
+    _run_roles(config, ("bridge",), instance, verbose)
+
+
+@app.command()
+def process(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+    """Signals through the engine to ledgers, outbox and state."""
+    _run_roles(config, ("processor",), instance, verbose)
+
+
+@app.command()
+def publish(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+    """Outbox to MQTT."""
+    _run_roles(config, ("publisher",), instance, verbose)
+
+
+@app.command()
+def sink(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+    """Ledgers to SQL."""
+    _run_roles(config, ("sink",), instance, verbose)
+
+
+def _run_roles(path: Path | None, roles: tuple[Role, ...], instance: str, verbose: bool) -> None:
+    _set_up_logging(verbose)
+    config = Config.load(path)
+    if roles != ROLES:
+        _refuse_alone(config, roles[0])
+    running.run(running.run_roles(config, roles, instance))
+
+
+def _refuse_alone(config: Config, role: Role) -> None:
+    """The embedded log and broker belong to one process; a role of its own needs servers."""
+    faults = []
+    if config.log.backend == "embedded":
+        faults.append(f'$.log.backend: "embedded": the {role} alone needs "kafka"; or use `run`')
+    if config.mqtt.embedded and role in ("bridge", "publisher"):
+        faults.append(f"$.mqtt.embedded: true: the {role} alone needs a broker; or use `run`")
+    if faults:
+        raise ConfigError(faults)
+
+
+@app.command()
+def simulate(
+    config: ConfigPath = None,
+    duration: Annotated[float | None, typer.Option(help="Seconds of swapping.", min=1)] = None,
+    rate: Annotated[float | None, typer.Option(help="Swaps a second.", min=0.1)] = None,
+    plans: Annotated[int | None, typer.Option(help="Riders.", min=1)] = None,
+    seed: Annotated[int | None, typer.Option(help="The same seed, the same riders.")] = None,
+    verbose: Verbose = False,
+) -> None:
+    """Riders, stations and ARM as MQTT clients of the broker in the configuration."""
+    _set_up_logging(verbose)
+    loaded = Config.load(config)
+    chosen = {
+        name: value
+        for name, value in (("rate", rate), ("plans", plans), ("seed", seed))
+        if value is not None
+    }
+    simulation: SimulationConfig = running.replace(loaded.simulate, chosen)
+    clean = running.run(demo_command.simulate(loaded, simulation, duration, out))
+    raise typer.Exit(DONE if clean else FAULTS)
+
+
+@app.command()
+def audit(
+    config: ConfigPath = None,
+    drained: Annotated[
+        bool, typer.Option(help="Nothing is running: what is still to come is a fault.")
+    ] = False,
+    states: Annotated[bool, typer.Option(help="Compare with the plans' states.")] = True,
+) -> None:
+    """Recompute every account from the ledgers, verify the hash chains, compare with state."""
+    report = running.run(running.audit(Config.load(config), drained=drained, states=states))
+    out.print(report)
+    raise typer.Exit(DONE if report.ok else FAULTS)
+
+
+@model_app.command("check")
+def model_check(
+    files: Annotated[list[Path], typer.Argument(help="Models.", exists=True, dir_okay=False)],
+) -> None:
+    """Compile models and name every fault with its file and path."""
+    faulty = False
+    for file in files:
+        try:
+            name = check_model(str(file), file.read_bytes())
+        except ValueError as error:
+            faulty = True
+            err.print(str(error), style="red", markup=False, highlight=False)
+        else:
+            out.print(f"{file}: {name} is sound", highlight=False)
+    raise typer.Exit(FAULTS if faulty else DONE)
+
+
+@model_app.command("diagram")
+def model_diagram(
+    model: Annotated[
+        str, typer.Argument(help="A file, or the name of a model that comes with the program.")
+    ] = "bss-fsm-v1",
+    style: Annotated[
+        Literal["mermaid", "plantuml"], typer.Option("--format", help="The notation.")
+    ] = "mermaid",
+) -> None:
+    """Draw a model's cycles as Mermaid or PlantUML text."""
+    path = Path(model)
+    packaged = packaged_models() / f"{model}.json"
+    if path.is_file():
+        file, text = str(path), path.read_bytes()
+    elif packaged.is_file():
+        file, text = f"{model}.json", packaged.read_bytes()
+    else:
+        raise ConfigError([f"{model}: no such file, and no model of that name"])
+    try:
+        check_model(file, text)
+    except ValueError as error:
+        raise ConfigError(str(error).splitlines()) from None
+    out.print(diagram.draw(text, style), markup=False, highlight=False, end="")
+
+
+@config_app.command("check")
+def config_check(config: ConfigPath = None) -> None:
+    """Read the configuration, the markets and the models, and name every fault."""
+    try:
+        loaded = Config.load(config)
+        setup = loaded.load_setup()
+        compile_setup(setup)
+    except ConfigError as error:
+        for fault in error.faults:
+            err.print(fault, style="red", markup=False, highlight=False)
+        raise typer.Exit(FAULTS) from None
+    markets = ", ".join(market.folder for market in setup.markets)
+    models = ", ".join(model.model_id for model in setup.models)
+    out.print(f"sound: markets {markets}; models {models}", highlight=False)

@@ -1,0 +1,302 @@
+"""The four roles made from a configuration, run in one process, and drained in order."""
+
+import asyncio
+import dataclasses
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+from bss_stream import topic_table
+from bss_stream.bridge import Bridge, BridgeSettings
+from bss_stream.config import Config
+from bss_stream.errors import BssStreamError, ConfigError
+from bss_stream.log.embedded import EmbeddedLog, Policy
+from bss_stream.log.kafka import KafkaLog, KafkaOptions
+from bss_stream.log.protocol import Log
+from bss_stream.mqtt.broker import EmbeddedBroker
+from bss_stream.mqtt.messages import MqttSettings
+from bss_stream.processor import Processor, ProcessorSettings
+from bss_stream.publisher import Publisher, PublisherSettings
+from bss_stream.setup import compile_setup
+from bss_stream.sink.loop import LedgerSink, SinkSettings
+from bss_stream.sink.store import open_ledger_store
+
+__all__ = ["ROLES", "Platform", "Role", "mqtt_settings", "open_log"]
+
+logger = logging.getLogger(__name__)
+
+Role = Literal["bridge", "processor", "publisher", "sink"]
+
+ROLES: tuple[Role, ...] = ("bridge", "processor", "publisher", "sink")
+"""In the order in which data passes them, which is the order in which they drain."""
+
+HOUR_MS = 3_600_000
+
+
+class Runner(Protocol):
+    """What every role is: something that runs until it is stopped."""
+
+    async def run(self) -> None: ...
+
+
+def make_log(config: Config) -> Log:
+    """The log that a configuration names, not opened yet. Raises ConfigError for a secret."""
+    if config.log.backend == "embedded":
+        embedded = config.log.embedded
+        return EmbeddedLog(
+            config.log_directory,
+            partitions=config.partitions,
+            durability=embedded.durability,
+            policy=Policy(keep_consumed_ms=embedded.keep_consumed_hours * HOUR_MS),
+        )
+    kafka, password = config.log.kafka, config.kafka_password()
+    options = KafkaOptions(
+        bootstrap_servers=",".join(kafka.bootstrap_servers),
+        security_protocol=kafka.security_protocol,
+        sasl_mechanism=kafka.sasl_mechanism,
+        sasl_username=kafka.username,
+        sasl_password=None if password is None else password.reveal(),
+        ssl_cafile=kafka.ca_file,
+        replication_factor=kafka.replication_factor,
+        min_insync_replicas=kafka.min_insync_replicas,
+        client_id=config.app,
+    )
+    return KafkaLog(options, partitions=config.partitions)
+
+
+async def open_log(config: Config) -> Log:
+    """The log that a configuration names. Raises ConfigError, LogError."""
+    log = make_log(config)
+    await log.open()
+    return log
+
+
+def mqtt_settings(config: Config, client: str, broker: EmbeddedBroker | None) -> MqttSettings:
+    """How to reach the broker under a client id made of the prefix and `client`."""
+    mqtt, password = config.mqtt, config.mqtt_password()
+    return MqttSettings(
+        host=mqtt.host if broker is None else broker.host,
+        port=mqtt.port if broker is None else broker.port,
+        client_id=f"{mqtt.client_id_prefix}-{client}",
+        username=mqtt.username,
+        password=None if password is None else password.reveal(),
+        tls=_tls(config),
+        keep_alive_s=mqtt.keep_alive_s,
+        receive_max=mqtt.receive_max,
+        publish_max=mqtt.publish_max,
+        inbox_messages_max=config.bridge.buffer_records_max,
+        inbox_bytes_max=config.bridge.buffer_bytes_max,
+    )
+
+
+def _tls(config: Config) -> ssl.SSLContext | None:
+    tls = config.mqtt.tls
+    if not tls.enabled:
+        return None
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+        if tls.cert_file is not None:
+            context.load_cert_chain(tls.cert_file, tls.key_file)
+    except OSError as error:
+        raise ConfigError([f"$.mqtt.tls: cannot use its files: {error}"]) from None
+    return context
+
+
+class Platform:
+    """Some of the roles in one process, with the embedded broker if the configuration wants it.
+
+    An asynchronous context manager: entered, its roles run. `drain` ends them so that nothing is
+    left half done: intake first, then each role as soon as the one before it has nothing more.
+    """
+
+    def __init__(
+        self, config: Config, roles: Collection[Role] = ROLES, *, instance: str = "0"
+    ) -> None:
+        """`instance` tells processes of one role apart; a bridge's must be the same every time."""
+        self.config = config
+        self.setup = compile_setup(config.load_setup())
+        self.broker: EmbeddedBroker | None = None
+        self.bridge: Bridge | None = None
+        self.processor: Processor | None = None
+        self.publisher: Publisher | None = None
+        self.sink: LedgerSink | None = None
+        self._roles = [role for role in ROLES if role in roles]
+        self._instance = instance
+        self._log: Log | None = None
+        self._tasks: dict[Role, asyncio.Task[None]] = {}
+
+    @property
+    def log(self) -> Log:
+        """The open log."""
+        assert self._log is not None, "the platform has not been entered"
+        return self._log
+
+    async def __aenter__(self) -> Self:
+        try:
+            if self.config.mqtt.embedded and {"bridge", "publisher"} & set(self._roles):
+                self.broker = EmbeddedBroker(port=self.config.mqtt.port)
+                await self.broker.start()
+            await asyncio.to_thread(Path(self.config.data_dir).mkdir, parents=True, exist_ok=True)
+            self._log = await open_log(self.config)
+            # The last first: whoever reads is there before whoever writes.
+            for role in reversed(self._roles):
+                self._start(role)
+            await self._until_intake()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._close()
+
+    def _start(self, role: Role) -> None:
+        make: dict[Role, Callable[[], Runner]] = {
+            "bridge": self._make_bridge,
+            "processor": self._make_processor,
+            "publisher": self._make_publisher,
+            "sink": self._make_sink,
+        }
+        self._tasks[role] = asyncio.create_task(make[role]().run(), name=f"bss-{role}")
+
+    def _make_bridge(self) -> Runner:
+        config = self.config
+        settings = BridgeSettings(
+            linger_s=config.bridge.linger_ms / 1000,
+            batch_records_max=config.bridge.batch_records_max,
+            batch_bytes_max=config.bridge.batch_bytes_max,
+            shared_group=config.mqtt.shared_group,
+        )
+        mqtt = dataclasses.replace(
+            mqtt_settings(config, f"bridge-{self._instance}", self.broker),
+            session_expiry_s=config.mqtt.session_expiry_s,
+        )
+        self.bridge = Bridge(self.log, mqtt, topic_table.load(), settings)
+        return self.bridge
+
+    def _make_processor(self) -> Runner:
+        config = self.config
+        settings = ProcessorSettings(
+            group=config.group("processor"),
+            transactional_id=config.transactional_id,
+            threads=config.engine_threads,
+            batch_records_max=config.processor.batch_records_max,
+            tick_interval_s=config.processor.tick_interval_ms / 1000,
+        )
+        self.processor = Processor(self.log, self.setup, settings)
+        return self.processor
+
+    def _make_publisher(self) -> Runner:
+        config = self.config
+        settings = PublisherSettings(
+            group=config.group("publisher"),
+            batch_records_max=config.publisher.batch_records_max,
+        )
+        mqtt = mqtt_settings(config, f"publisher-{self._instance}", self.broker)
+        self.publisher = Publisher(self.log, mqtt, settings)
+        return self.publisher
+
+    def _make_sink(self) -> Runner:
+        config = self.config
+        settings = SinkSettings(
+            group=config.group("sink"), records_max=config.sink.batch_records_max
+        )
+        store = open_ledger_store(config.ledger_url().reveal())
+        self.sink = LedgerSink(self.log, store, settings)
+        return self.sink
+
+    async def _until_intake(self) -> None:
+        """Wait until the bridge has its subscriptions, or a role has failed."""
+        if self.bridge is None:
+            return
+        ready = asyncio.create_task(self.bridge.ready.wait())
+        try:
+            await asyncio.wait((ready, *self._tasks.values()), return_when=asyncio.FIRST_COMPLETED)
+            self._raise_first()
+        finally:
+            ready.cancel()
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until `stop` is set, then drain. Raises what a role or the broker failed with."""
+        waiting: list[asyncio.Task[object]] = [asyncio.create_task(stop.wait())]
+        if self.broker is not None:
+            waiting.append(asyncio.create_task(self.broker.watch()))
+        try:
+            await asyncio.wait(
+                (*waiting, *self._tasks.values()), return_when=asyncio.FIRST_COMPLETED
+            )
+            self._raise_first()
+            if stop.is_set():
+                await self.drain()
+            else:
+                await waiting[-1]
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+
+    def _raise_first(self) -> None:
+        for role, task in self._tasks.items():
+            if task.done():
+                task.result()
+                raise BssStreamError(f"the {role} ended without being told to")
+
+    async def reload(self) -> None:
+        """Read the markets and models again; running plans keep the template that they signed.
+
+        Raises ConfigError, or ValueError if running plans have signed what is gone; then nothing
+        has changed.
+        """
+        setup = compile_setup(await asyncio.to_thread(self.config.load_setup))
+        if self.processor is not None:
+            await self.processor.reload(setup)
+        self.setup = setup
+
+    async def drain(self) -> None:
+        """Stop intake, finish what has been taken in, end every role."""
+        ends: dict[Role, Callable[[], None] | None] = {
+            "bridge": None if self.bridge is None else self.bridge.stop,
+            "processor": self._drain_processor,
+            "publisher": self._drain_publisher,
+            "sink": None if self.sink is None else self.sink.stop,
+        }
+        for role in self._roles:
+            end = ends[role]
+            if end is not None:
+                end()
+            await self._tasks[role]
+            logger.info("%s drained", role)
+
+    def _drain_processor(self) -> None:
+        if self.processor is not None:
+            # With others on the log it need not wait for what they go on bringing.
+            self.processor.stop(drain=self._is_alone)
+
+    def _drain_publisher(self) -> None:
+        if self.publisher is not None:
+            self.publisher.stop(drain=self._is_alone)
+
+    @property
+    def _is_alone(self) -> bool:
+        return self.config.log.backend == "embedded"
+
+    async def _close(self) -> None:
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        closing: list[Awaitable[None]] = []
+        if self._log is not None:
+            closing.append(self._log.close())
+        if self.broker is not None:
+            closing.append(self.broker.stop())
+        for outcome in await asyncio.gather(*closing, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                logger.warning("closing: %s", outcome)
