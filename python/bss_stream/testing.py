@@ -9,30 +9,50 @@ still unless `advance` moves it, and timers fire as it does.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import orjson
 
 from bss_stream import _engine, frames, topics
+from bss_stream.audit import AuditReport, audit
 from bss_stream.frames import DeadLetter, OutboxKind, OutboxMessage, Signal
 from bss_stream.setup import compile_setup, load_setup
+from bss_stream.sink.entry import LEDGER_NAMES, EntryRow, decode_row
+from bss_stream.topic_table import CLEAN_ID, TopicTable, load
 
 START_MS = 1_795_500_000_000
 """2026-11-24T06:00:00Z: where a playground's clock starts."""
 
 
+class Produced(NamedTuple):
+    """One record that the engine has given for the log."""
+
+    topic: str
+    partition: int
+    key: bytes
+    value: bytes
+
+
 class Playground:
     """All shards of one engine with a log in memory and a clock that is set by hand."""
 
-    def __init__(self, setup: bytes | None = None, *, partitions: int = 4) -> None:
+    def __init__(
+        self,
+        setup: bytes | None = None,
+        *,
+        partitions: int = 4,
+        topic_table: TopicTable | None = None,
+    ) -> None:
         self.setup = compile_setup(load_setup()) if setup is None else setup
+        self.topic_table = load() if topic_table is None else topic_table
         self.partitions = partitions
         self.now_ms = START_MS
-        self.engine = _engine.Engine(self.setup, partitions=partitions)
-        for partition in range(partitions):
-            self.engine.open_shard(partition)
+        self.engine = self._opened_engine()
+        self.produced: list[Produced] = []
+        """Every record, in order: what the lists below hold is read from these bytes."""
         self.outbox: list[OutboxMessage] = []
         self.dead_letters: list[DeadLetter] = []
         self.ledgers: dict[str, list[dict[str, Any]]] = {topic: [] for topic in topics.LEDGERS}
@@ -52,6 +72,24 @@ class Playground:
     ) -> None:
         for partition in range(self.partitions):
             self.engine.drop_shard(partition)
+
+    def mqtt(
+        self, topic: str, payload: bytes | Mapping[str, Any], *, correlation: str = ""
+    ) -> None:
+        """Bring one MQTT message by the topic table, as the bridge would, and all that follows.
+
+        `correlation` is its MQTT 5 correlation data. Raises ValueError for a topic that the
+        bridge would not pass on: it is in no row of the table, or its key is no clean id.
+        """
+        body = payload if isinstance(payload, bytes) else orjson.dumps(payload)
+        match = self.topic_table.match(topic)
+        if match is None:
+            raise ValueError(f"topic {topic!r}: no row of the topic table matches")
+        route, segments = match
+        key = route.key_of(segments, body)
+        if key is None or not CLEAN_ID.fullmatch(key):
+            raise ValueError(f"topic {topic!r}: the key is {key!r}, expected a clean id")
+        self.signal(route.log_topic, key, route.event, body, source=topic, correlation=correlation)
 
     def signal(
         self,
@@ -79,9 +117,7 @@ class Playground:
 
     def restart(self) -> None:
         """Lose the engine and restore every shard from the changelog."""
-        self.engine = _engine.Engine(self.setup, partitions=self.partitions)
-        for partition in range(self.partitions):
-            self.engine.open_shard(partition)
+        self.engine = self._opened_engine()
         for (topic, key), value in self.states.items():
             partition = _engine.partition_for(key, self.partitions)
             self.engine.restore(partition, topic, _engine.pack([(key, value)]))
@@ -95,8 +131,21 @@ class Playground:
         return described
 
     def plan(self, plan_id: str) -> dict[str, Any]:
-        """A plan's state."""
+        """A plan's state. Raises KeyError if there is none."""
         return self.state(topics.STATE_PLAN, plan_id)
+
+    def station(self, location_id: str) -> dict[str, Any]:
+        """A station's state. Raises KeyError if nothing was heard of it yet."""
+        return self.state(topics.STATE_STATION, location_id)
+
+    def asset(self, asset_id: str) -> dict[str, Any]:
+        """A battery's state. Raises KeyError if nothing was heard of it yet."""
+        return self.state(topics.STATE_ASSET, asset_id)
+
+    @property
+    def plan_ids(self) -> list[str]:
+        """Every plan that there is."""
+        return [key.decode() for topic, key in self.states if topic == topics.STATE_PLAN]
 
     @property
     def echoes(self) -> list[dict[str, Any]]:
@@ -107,6 +156,17 @@ class Playground:
         """The entries of both ledgers, by plan and sequence."""
         both = [entry for ledger in self.ledgers.values() for entry in ledger]
         return iter(sorted(both, key=lambda entry: (entry["plan_id"], entry["seq"])))
+
+    def audit(self) -> AuditReport:
+        """Recompute every account from the ledgers and compare it with the live states."""
+        states = [(plan_id, self.plan(plan_id)) for plan_id in self.plan_ids]
+        return audit(_Ledgers(self.produced), states, drained=True)
+
+    def _opened_engine(self) -> _engine.Engine:
+        engine = _engine.Engine(self.setup, partitions=self.partitions)
+        for partition in range(self.partitions):
+            engine.open_shard(partition)
+        return engine
 
     def _deliver(self, batches: list[tuple[str, int, list[tuple[bytes, bytes]]]]) -> None:
         inputs = []
@@ -122,6 +182,7 @@ class Playground:
         self.outcomes.update(output.outcomes)
         for chunk in output.chunks:
             records = [(key, value or b"") for key, value in _engine.unpack(chunk.data)]
+            self.produced += (Produced(chunk.topic, chunk.partition, *one) for one in records)
             if chunk.topic in topics.SIGNALS:
                 onward.append((chunk.topic, chunk.partition, records))
             else:
@@ -140,3 +201,24 @@ class Playground:
                 self.outbox.append(frames.decode_outbox(value))
             else:
                 self.dead_letters.append(frames.decode_dead_letter(value))
+
+
+class _Ledgers:
+    """A playground's ledgers as the audit reads a database's."""
+
+    def __init__(self, produced: list[Produced]) -> None:
+        rows = [
+            decode_row(LEDGER_NAMES[record.topic], record.value)
+            for record in produced
+            if record.topic in topics.LEDGERS
+        ]
+        self._rows = sorted(rows, key=lambda row: (row.plan_id.encode(), row.seq))
+
+    def snapshot(self) -> nullcontext[Self]:
+        return nullcontext(self)
+
+    def entries(self) -> Iterator[EntryRow]:
+        return iter(self._rows)
+
+    def rejects(self) -> dict[str, int]:
+        return {}
