@@ -64,7 +64,8 @@ impl Turn<'_> {
 
     /// Answers a request that was seen before, with its first outcome.
     pub fn repeat(&mut self, event: Event, first: Reason) {
-        let succeeded = first == Reason::Ok;
+        // What was a repeat itself had succeeded, too.
+        let succeeded = matches!(first, Reason::Ok | Reason::Duplicate);
         let reason = if first == Reason::InProgress {
             first
         } else {
