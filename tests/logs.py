@@ -1,5 +1,6 @@
 """Both backends of the log for tests: how to open one, and what only its own tools can do to it."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,6 +17,9 @@ from bss_stream.log.kafka import KafkaLog, KafkaOptions
 from bss_stream.log.protocol import Chunk, Consumer, Fetched, Log, TopicPartition
 
 PARTITIONS = 4
+
+IN_VAIN_S = 60.0
+"""What no passing test comes near: then it has failed."""
 
 Record = tuple[bytes, bytes | None]
 
@@ -41,17 +45,19 @@ async def replayed(log: Log, topic: str, partition: int) -> list[Fetched]:
 
 
 async def poll_until(consumer: Consumer, records: int) -> list[Fetched]:
-    """Poll until so many records have come (a test that waits in vain ends by its time limit)."""
+    """Poll until so many records have come."""
     found: list[Fetched] = []
-    while sum(len(one.offsets) for one in found) < records:
-        found += await consumer.poll(1000, 5.0)
+    async with asyncio.timeout(IN_VAIN_S):
+        while sum(len(one.offsets) for one in found) < records:
+            found += await consumer.poll(1000, 5.0)
     return found
 
 
 async def join(consumer: Consumer) -> frozenset[TopicPartition]:
     """Poll until the group has given this member something."""
-    while not consumer.assignment():
-        await consumer.poll(1, 0.1)
+    async with asyncio.timeout(IN_VAIN_S):
+        while not consumer.assignment():
+            await consumer.poll(1, 0.1)
     return consumer.assignment()
 
 
