@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 
 from bss_stream.cli import running, view
-from bss_stream.config import Config, EmbeddedLog, Log, Mqtt
+from bss_stream.config import Bridge, Config, EmbeddedLog, Log, Mqtt
 from bss_stream.errors import MqttError
 from bss_stream.mqtt.messages import MqttSettings
 from bss_stream.roles import Platform, mqtt_settings
@@ -48,6 +48,8 @@ async def demo(options: DemoOptions, console: Console) -> bool:
             # A power cut would lose a demonstration's last moments, and nobody minds.
             log=Log(embedded=EmbeddedLog(durability="process")),
             mqtt=Mqtt(port=0),
+            # Little is lost by small batches at a demonstration's rates, and two lingers by a swap.
+            bridge=Bridge(linger_ms=1),
         )
         simulation = SimulationConfig(
             seed=options.seed,
