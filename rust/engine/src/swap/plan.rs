@@ -108,16 +108,18 @@ impl Core {
         self.tags(model, cycle) & tag.bit() != 0
     }
 
-    /// Whether some service that swaps use up has nothing left, overage aside.
+    /// Whether some service that swaps use up is used up, overage aside. What is only held may
+    /// come back.
     #[must_use]
     pub fn is_exhausted(&self, template: &Template) -> bool {
         self.initialized
             && template.swap.iter().chain(&template.energy).any(|&at| {
+                let balance = self.accounts[at].balance;
                 !template.services[at].overage_allowed
-                    && self.accounts[at]
-                        .balance
-                        .left()
-                        .is_some_and(|left| left <= 0)
+                    && balance
+                        .quota
+                        .finite()
+                        .is_some_and(|quota| quota <= balance.used)
             })
     }
 
