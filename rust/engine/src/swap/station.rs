@@ -276,6 +276,11 @@ impl Station {
         if !turn.correlation_id.is_empty() && self.answers.outcome(seen).is_some() {
             return Ok(Reason::Duplicate);
         }
+        if status == "issued" {
+            // Before the request is taken off: an answer without a battery leaves it open.
+            require_id(&request.asset_id, "asset_id")?;
+            optional_id(&request.returned_asset_id, "returned_asset_id")?;
+        }
         let intent = self.intent_of(turn, request);
         let result = match status {
             "issued" => self.issued(turn, request, intent.as_ref()),
