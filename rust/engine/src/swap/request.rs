@@ -97,6 +97,8 @@ struct Parser<'a> {
     request: Request<'a>,
     /// Names the field in a rejection.
     field: String,
+    /// One bit for each [`Scope`] whose object has come.
+    seen: u8,
 }
 
 impl From<JsonError> for Rejection {
@@ -126,6 +128,7 @@ pub fn parse(payload: &[u8], bytes_max: usize, nesting_max: u32) -> Result<Reque
     let mut parser = Parser {
         request: Request::default(),
         field: String::new(),
+        seen: 0,
     };
     let parsed = parser
         .object(&mut reader, Scope::Top)
@@ -143,6 +146,10 @@ pub fn parse(payload: &[u8], bytes_max: usize, nesting_max: u32) -> Result<Reque
 
 impl<'a> Parser<'a> {
     fn object(&mut self, reader: &mut Reader<'a>, scope: Scope) -> Result<(), Rejection> {
+        if self.seen & 1 << scope as u8 != 0 {
+            return Err(given_twice());
+        }
+        self.seen |= 1 << scope as u8;
         reader.object(|reader, key| {
             let known = self.field(reader, scope, key);
             match known {
@@ -232,14 +239,15 @@ impl<'a> Parser<'a> {
 
 fn once<T>(field: &mut Option<T>, value: T) -> Result<(), Rejection> {
     if field.is_some() {
-        // Two readers of one text must not see two different requests.
-        return Err(Rejection::new(
-            Reason::MalformedJson,
-            "a field is given twice",
-        ));
+        return Err(given_twice());
     }
     *field = Some(value);
     Ok(())
+}
+
+/// Two readers of one text must not see two different requests.
+fn given_twice() -> Rejection {
+    Rejection::new(Reason::MalformedJson, "a field is given twice")
 }
 
 fn text<'a>(reader: &mut Reader<'a>, field: &mut Text<'a>) -> Result<(), Rejection> {
@@ -346,7 +354,7 @@ mod tests {
     fn each_fault_has_its_reason_and_place() {
         let deep = format!("{{\"x\":{}{}}}", "[".repeat(40), "]".repeat(40));
         let large = format!("{{\"x\":\"{}\"}}", "y".repeat(70_000));
-        let cases: [(&[u8], Reason); 9] = [
+        let cases: [(&[u8], Reason); 10] = [
             (b"", Reason::MalformedJson),
             (b"{\"plan_id\":\"p\"", Reason::MalformedJson),
             (b"{} x", Reason::MalformedJson),
@@ -354,6 +362,7 @@ mod tests {
                 b"{\"plan_id\":\"p\",\"plan_id\":\"q\"}",
                 Reason::MalformedJson,
             ),
+            (b"{\"data\":{},\"data\":{}}", Reason::MalformedJson),
             (b"[]", Reason::WrongType),
             (b"{\"plan_id\":\"\xff\"}", Reason::InvalidUtf8),
             (deep.as_bytes(), Reason::NestingTooDeep),
