@@ -16,6 +16,10 @@ use crate::swap::setup::Quota;
 use crate::swap::turn::{Entry, Ledger, text_field};
 use crate::swap::vocabulary::{Cycle, External, Fundamental, Tag};
 
+/// The largest amount that a payment may have, in minor units: no real one comes near, and sums of
+/// such amounts stay far within 64 bits.
+const AMOUNT_MINOR_MAX: i64 = 1_000_000_000_000;
+
 /// The method by which a client says that the deficit costs less than the smallest coin.
 const ZERO_COST_ROUNDING: &str = "ZERO_COST_ROUNDING";
 
@@ -35,7 +39,7 @@ impl PlanTurn<'_, '_> {
         let text = text.ok_or_else(|| Rejection::new(Reason::MissingField, field))?;
         decimal::parse(text, self.market.currency_digits)
             .ok()
-            .filter(|amount| *amount >= 0)
+            .filter(|amount| (0..=AMOUNT_MINOR_MAX).contains(amount))
             .ok_or_else(|| Rejection::new(Reason::NumberOutOfRange, format!("{field} {text}")))
     }
 
