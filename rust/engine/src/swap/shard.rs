@@ -481,6 +481,7 @@ impl Shard {
             .core
             .session
             .as_ref()
+            .filter(|session| session.due_ms <= due_ms)
             .map_or("".into(), |session| session.correlation_id.clone());
         let mut turn = Turn {
             setup,
