@@ -16,6 +16,18 @@ pub enum DecimalError {
 /// # Errors
 /// [`DecimalError`] when the value is not a whole number of those units, or too large.
 pub fn parse(text: &str, digits: u32) -> Result<i64, DecimalError> {
+    read(text, digits, false)
+}
+
+/// The same, but what is finer than the unit is cut off: for measurements, where it says nothing.
+///
+/// # Errors
+/// [`DecimalError`] when the value is too large.
+pub fn parse_cut(text: &str, digits: u32) -> Result<i64, DecimalError> {
+    read(text, digits, true)
+}
+
+fn read(text: &str, digits: u32, cut: bool) -> Result<i64, DecimalError> {
     let (mantissa, exponent) = match text.split_once(['e', 'E']) {
         Some((mantissa, exponent)) => (mantissa, parse_exponent(exponent)?),
         None => (text, 0),
@@ -34,11 +46,14 @@ pub fn parse(text: &str, digits: u32) -> Result<i64, DecimalError> {
         value = push_digit(value, digit)?;
     }
     let fraction = fraction.trim_end_matches('0');
+    // A float's digits may be more than fit; cut, only the unit's own are read.
+    let kept = usize::try_from(scale.max(0)).unwrap_or(usize::MAX);
+    let fraction = fraction.get(..kept).filter(|_| cut).unwrap_or(fraction);
     for digit in fraction.bytes() {
         value = push_digit(value, digit)?;
         scale -= 1;
     }
-    scaled(value, scale).map(|value| if negative { -value } else { value })
+    scaled(value, scale, cut).map(|value| if negative { -value } else { value })
 }
 
 fn parse_exponent(text: &str) -> Result<i64, DecimalError> {
@@ -64,7 +79,7 @@ fn push_digit(value: i128, digit: u8) -> Result<i128, DecimalError> {
     }
 }
 
-fn scaled(value: i128, scale: i64) -> Result<i64, DecimalError> {
+fn scaled(value: i128, scale: i64, cut: bool) -> Result<i64, DecimalError> {
     if value == 0 {
         return Ok(0);
     }
@@ -80,7 +95,7 @@ fn scaled(value: i128, scale: i64) -> Result<i64, DecimalError> {
         } else {
             10_i128.pow(power)
         };
-        if value % unit != 0 {
+        if value % unit != 0 && !cut {
             return Err(DecimalError::TooFine);
         }
         value / unit
@@ -130,6 +145,18 @@ mod tests {
         assert_eq!(parse("12a", 0), Err(DecimalError::Malformed));
     }
 
+    #[test]
+    fn cuts_what_is_finer_than_the_unit() {
+        assert_eq!(parse_cut("2.1999999999999957", 3), Ok(2_199));
+        assert_eq!(parse_cut("0.30000000000000004440892098500626", 3), Ok(300));
+        assert_eq!(parse_cut("21999e-4", 3), Ok(2_199));
+        assert_eq!(parse_cut("1.2345e2", 3), Ok(123_450));
+        assert_eq!(parse_cut("-0.0004", 3), Ok(0));
+        assert_eq!(parse_cut("1e-400", 3), Ok(0));
+        assert_eq!(parse_cut("7", 3), Ok(7_000));
+        assert_eq!(parse_cut("1e400", 3), Err(DecimalError::TooLarge));
+    }
+
     proptest! {
         #[test]
         fn what_is_written_reads_back(value in i64::MIN + 1..=i64::MAX, digits in 0u32..7) {
@@ -137,6 +164,7 @@ mod tests {
             write(&mut out, value, digits);
             let text = String::from_utf8(out).expect("ASCII");
             prop_assert_eq!(parse(&text, digits), Ok(value), "{}", text);
+            prop_assert_eq!(parse_cut(&text, digits), Ok(value), "{}", text);
         }
     }
 }

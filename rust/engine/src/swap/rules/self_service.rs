@@ -3,6 +3,7 @@
 use super::quota::SwapFacts;
 use super::staffed::{assign_asset, energy, return_asset};
 use super::{PlanTurn, Ruling};
+use crate::core::decimal;
 use crate::core::dedupe::signal_id;
 use crate::core::frame::OutboxKind;
 use crate::core::json::{write_digits, write_string};
@@ -249,25 +250,33 @@ fn complete(
         turn.consume(&mut plan.core, swap, 1, session.held_swaps, facts);
         turn.count_day(&mut plan.core, session.event_ms);
     }
-    if let Some(account) = turn.signed.energy {
-        let delivered = energy(turn, request.energy_transferred)?;
-        use_energy(turn, plan, account, delivered, session.held_energy, facts);
-    }
-    turn.settle_quota(&mut plan.core)?;
+    use_energy(turn, plan, request, session.held_energy, facts);
+    let settled = turn.settle_quota(&mut plan.core);
+    record_refusal(turn, settled);
     remember(turn, plan, Reason::Ok);
     echo_issued(turn, plan, asset_id, location_id, false);
     Ok(Reason::Ok)
 }
 
-/// Books delivered energy: what was held, then what is left; beyond that it is a shortfall.
+/// Books delivered energy: what was held, then what is left; beyond that it is a shortfall. A
+/// reading that makes no sense counts as none and is recorded as a dead letter.
 fn use_energy(
     turn: &mut PlanTurn<'_, '_>,
     plan: &mut Plan,
-    account: usize,
-    delivered: i64,
+    request: &Request<'_>,
     held: i64,
     facts: SwapFacts<'_>,
 ) {
+    let Some(account) = turn.signed.energy else {
+        return;
+    };
+    let delivered = match energy(turn, request.energy_transferred, decimal::parse_cut) {
+        Ok(delivered) => delivered,
+        Err(rejection) => {
+            record_refusal(turn, Err(rejection));
+            0
+        }
+    };
     let config = turn.service(account).0;
     let core = &mut plan.core;
     let most = match core.accounts[account].balance.left() {

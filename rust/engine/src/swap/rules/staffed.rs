@@ -3,7 +3,7 @@
 use super::payment::Deficit;
 use super::quota::SwapFacts;
 use super::{PlanTurn, Ruling};
-use crate::core::decimal;
+use crate::core::decimal::{self, DecimalError};
 use crate::core::json::write_string;
 use crate::swap::echo::write_plan_states;
 use crate::swap::event::Event;
@@ -108,7 +108,7 @@ fn read<'r>(
         station_id,
         old: optional_id(&request.old_battery_id, "old_battery_id")?,
         new: optional_id(&request.new_battery_id, "new_battery_id")?,
-        energy: energy(turn, request.energy_transferred)?,
+        energy: energy(turn, request.energy_transferred, decimal::parse)?,
     };
     if handover.new.is_some() {
         require_id(&request.new_battery_id, "new_battery_id")?;
@@ -116,15 +116,18 @@ fn read<'r>(
     Ok(handover)
 }
 
+/// How a number is read at so many digits.
+type Read = fn(&str, u32) -> Result<i64, DecimalError>;
+
 /// Net energy in the energy service's smallest unit; 0 where the bundle has none.
 ///
 /// # Errors
 /// [`Reason::NumberOutOfRange`].
-pub fn energy(turn: &PlanTurn<'_, '_>, text: Option<&str>) -> Result<i64, Rejection> {
+pub fn energy(turn: &PlanTurn<'_, '_>, text: Option<&str>, read: Read) -> Result<i64, Rejection> {
     let (Some(text), Some(account)) = (text, turn.signed.energy) else {
         return Ok(0);
     };
-    decimal::parse(text, turn.service(account).1.unit_digits)
+    read(text, turn.service(account).1.unit_digits)
         .ok()
         .filter(|units| (0..=i64::from(u32::MAX)).contains(units))
         .ok_or_else(|| {
