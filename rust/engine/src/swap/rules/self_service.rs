@@ -225,6 +225,11 @@ pub fn issued(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_
     if plan.core.holder_of(asset_id).is_some() {
         return Ok(Reason::Duplicate);
     }
+    if plan.window.outcome(request_id(turn)) == Some(Reason::Ok as u8) {
+        // One request has one battery, whatever comes later: an operator must look.
+        let detail = format!("{asset_id}: the request has had its battery");
+        return Err(Rejection::new(Reason::UnknownAllocation, detail));
+    }
     honour_late_issue(turn, plan, request, asset_id)
 }
 
@@ -342,6 +347,11 @@ fn honour_late_issue(
         .unwrap_or_else(|| turn.asset_account());
     let returned = request.returned_asset_id.as_deref();
     take_battery(turn, plan, account, asset_id, returned, location_id);
+    let facts = SwapFacts {
+        asset_id: Some(asset_id),
+        returned_asset_id: returned,
+        location_id: Some(location_id),
+    };
     let swap = turn.signed.swap.unwrap_or(account);
     let fits = plan.core.accounts[swap].admits(1, turn.service(swap).0);
     let before = plan.core.accounts[swap].balance;
@@ -349,15 +359,17 @@ fn honour_late_issue(
     let entry = Entry {
         kind: "late_issue",
         units: i64::from(fits),
-        asset_id: Some(asset_id),
-        returned_asset_id: returned,
-        location_id: Some(location_id),
+        asset_id: facts.asset_id,
+        returned_asset_id: facts.returned_asset_id,
+        location_id: facts.location_id,
         ..Entry::default()
     };
     turn.account_entry(&mut plan.core, Ledger::Service, swap, before, entry);
     turn.charge_overage(&mut plan.core, swap, before);
     turn.count_day(&mut plan.core, turn.turn.event_ms);
-    turn.settle_quota(&mut plan.core)?;
+    use_energy(turn, plan, request, 0, facts);
+    let settled = turn.settle_quota(&mut plan.core);
+    record_refusal(turn, settled);
     remember(turn, plan, Reason::Ok);
     echo_issued(turn, plan, asset_id, location_id, true);
     Ok(Reason::Ok)
@@ -399,11 +411,16 @@ pub fn give_up(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, session: &Session, 
     );
 }
 
+/// What the dedupe window calls the request that ARM's answer belongs to.
+fn request_id(turn: &PlanTurn<'_, '_>) -> u64 {
+    signal_id(&[Event::CustomerBinding.name(), turn.turn.correlation_id])
+}
+
 /// Replaces the outcome that repeats of the request are told.
 fn remember(turn: &PlanTurn<'_, '_>, plan: &mut Plan, outcome: Reason) {
     let limits = &turn.setup.limits;
     plan.window.remember(
-        signal_id(&[Event::CustomerBinding.name(), turn.turn.correlation_id]),
+        request_id(turn),
         outcome as u8,
         turn.turn.recorded_ms,
         limits.dedupe_window_ms,
