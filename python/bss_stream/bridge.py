@@ -111,20 +111,37 @@ class Bridge:
         """Append what comes until stopped. Raises MqttError when the client fails for good."""
         appender = await self._log.appender()
         try:
-            if await unless_stopped(self._subscribe(), self._stopping):
-                await self._intake(appender)
+            if await unless_stopped(self._connect(), self._stopping):
+                await self._work(appender)
         finally:
             try:
                 await self.client.close()
             finally:
                 await appender.close()
 
-    async def _subscribe(self) -> bool:
+    async def _connect(self) -> bool:
         await self.client.connect(patience_s=self._settings.connect_patience_s)
+        return True
+
+    async def _work(self, appender: Appender) -> None:
+        # Side by side: in a session that was kept, rumqttd answers a SUBSCRIBE only once some of
+        # the messages that it has sent are acknowledged.
+        subscribing = asyncio.create_task(self._subscribe())
+        intake = asyncio.create_task(self._intake(appender))
+        try:
+            await asyncio.wait((subscribing, intake), return_when=asyncio.FIRST_COMPLETED)
+            if subscribing.done():
+                await subscribing
+            await intake
+        finally:
+            subscribing.cancel()
+            intake.cancel()
+            await asyncio.wait((subscribing, intake))
+
+    async def _subscribe(self) -> None:
         group = self._settings.shared_group
         await self.client.subscribe(*self._table.subscriptions(group))
         self.ready.set()
-        return True
 
     async def _intake(self, appender: Appender) -> None:
         settings = self._settings

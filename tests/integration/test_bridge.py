@@ -346,14 +346,13 @@ async def test_a_broker_that_goes_and_comes_back(
     assert {plan: sorted(set(values)) for plan, values in found.items()} == in_order(300)
 
 
-@pytest.mark.mosquitto
 async def test_what_is_published_while_the_bridge_is_away_waits(
-    log: FaultyLog, mosquitto: Mosquitto
+    log: FaultyLog, broker_port: int
 ) -> None:
-    async with sender(mosquitto.port) as client:
-        async with running(new_bridge(log, mosquitto.port)):
+    async with sender(broker_port) as client:
+        async with running(new_bridge(log, broker_port)):
             pass
         await client.publish(numbered(2_500))
-        async with running(new_bridge(log, mosquitto.port)) as bridge:
+        async with running(new_bridge(log, broker_port)) as bridge:
             await eventually(lambda: bridge.counters.acknowledged == 2_500)
     assert await numbers(log) == in_order(2_500)

@@ -403,6 +403,23 @@ async def test_a_full_inbox_is_no_silent_broker(mosquitto: Mosquitto) -> None:
         assert numbers(await take(receiver, 10)) == list(range(10))
 
 
+async def test_a_full_window_is_no_silent_broker() -> None:
+    # rumqttd answers no ping while its window is full.
+    async with (
+        EmbeddedBroker() as broker,
+        client(broker.port, "receiver", keep_alive_s=1, receive_max=IN_FLIGHT_MAX) as receiver,
+        client(broker.port, "sender") as sender,
+    ):
+        await receiver.subscribe(FILTER)
+        await sender.publish(numbered(IN_FLIGHT_MAX + 50))
+        await eventually(lambda: receiver.counters.received == IN_FLIGHT_MAX)
+        await asyncio.sleep(2.5)
+        assert receiver.counters.connections == 1
+        assert numbers(await take_and_ack(receiver, IN_FLIGHT_MAX + 50)) == list(
+            range(IN_FLIGHT_MAX + 50)
+        )
+
+
 async def test_a_will_is_published_when_the_connection_dies(mosquitto: Mosquitto) -> None:
     will = Will(topic=TOPIC, payload=b"gone")
     async with Proxy(mosquitto.port) as proxy, client(mosquitto.port, "receiver") as receiver:

@@ -46,8 +46,10 @@ class ClientCounters(NamedTuple):
 class MqttClient:
     """One client of a broker: an asynchronous context manager, or `connect` and `close`.
 
-    It belongs to one event loop and has one receiver. Once it has failed for good (credentials
-    refused, session taken over) every call raises MqttError.
+    It belongs to one event loop and has one receiver, which must not wait for `publish` or
+    `subscribe` of the same client before it acknowledges: rumqttd answers neither while its window
+    is full. Once the client has failed for good (credentials refused, session taken over) every
+    call raises MqttError.
     """
 
     def __init__(self, settings: MqttSettings) -> None:

@@ -415,7 +415,10 @@ class Connection(asyncio.BufferedProtocol):
         """Ping twice within each keep alive; a broker that stays silent for one is gone."""
         if self._end is not None:
             return
-        self._silent_ticks = 0 if self._heard or not self._reading else self._silent_ticks + 1
+        # Neither a full inbox nor a full window proves anything: rumqttd answers no PINGREQ while
+        # a client owes it all the acknowledgements that it may.
+        waits_for_us = not self._reading or self.unacknowledged >= self._settings.receive_max
+        self._silent_ticks = 0 if self._heard or waits_for_us else self._silent_ticks + 1
         self._heard = False
         if self._silent_ticks >= 3:
             self.abort(f"no sign of life from the broker for {2 * interval_s:.0f} s")
