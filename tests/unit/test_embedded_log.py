@@ -19,7 +19,7 @@ from bss_stream.log.groups import assign_ranges
 from bss_stream.log.protocol import Log, TopicPartition
 from bss_stream.log.sqlite_file import FILE, LOCK
 from tests.eventually import eventually
-from tests.logs import chunk, numbered, poll_until, replayed, values
+from tests.logs import IN_VAIN_S, chunk, numbered, poll_until, replayed, values
 
 PARTITIONS = 2
 PLAN_0 = TopicPartition(topics.SIGNALS_PLAN, 0)
@@ -285,6 +285,26 @@ async def test_many_writers_share_commits(opened: Opener) -> None:
         for i in range(4):
             mine = [value for key, value in outputs if key == b"%d" % i]
             assert mine == [b"%d" % round_ for round_ in range(20)]
+
+
+async def test_a_loop_that_is_never_idle_does_not_starve_the_writer(opened: Opener) -> None:
+    """Without the loop's giving way these appends take minutes (log/giveway.py)."""
+    async with opened() as log:
+        appender = await log.appender()
+        finished = False
+
+        async def never_idle() -> None:
+            while not finished:
+                sum(range(20_000))
+                await asyncio.sleep(0)
+
+        busy = asyncio.create_task(never_idle())
+        async with asyncio.timeout(IN_VAIN_S):
+            for i in range(1000):
+                await appender.append([chunk(topics.OUTBOX, 0, *numbered(i, 1))])
+        finished = True
+        await busy
+        assert len(values(await replayed(log, topics.OUTBOX, 0))) == 1000
 
 
 async def test_a_consumer_that_fell_behind_gets_everything_in_order(opened: Opener) -> None:
