@@ -1,0 +1,127 @@
+"""The baseline's stations: stock, allocations under way, ARM's answers."""
+
+from bench.baselines import plain_wire as wire
+from bench.baselines.plain_rules import (
+    OutsideTheMixError,
+    RejectedError,
+    Rules,
+    Turn,
+    require,
+    require_id,
+)
+from bench.baselines.plain_state import Station, Stock
+from bench.baselines.plain_wire import Internal, escaped
+from bss_stream import topics
+
+
+class Stations(Rules):
+    """What each event does to a station."""
+
+    def station_event(self, turn: Turn, station: Station, event: str, request: Internal) -> str:
+        """Applies one event to a station. Raises RejectedError."""
+        if event == "allocate":
+            self._allocate(turn, station, request)
+        elif event == "allocation_release":
+            self._take_intent(station, turn.correlation)
+        elif event == "station_stock":
+            self._restock(station, request)
+        else:
+            return self._arm_answer(turn, station, request)
+        return "ok"
+
+    def known_fleet(self, request: Internal) -> str:
+        """The fleet that a request names. Raises RejectedError."""
+        fleet = require(request.fleet_id, "fleet_id")
+        if fleet not in self.tables.fleets:
+            raise RejectedError("unknown_value", f"fleet_id {fleet}")
+        return fleet
+
+    def _allocate(self, turn: Turn, station: Station, request: Internal) -> None:
+        plan_id = require(request.plan_id, "plan_id")
+        fleet = self.known_fleet(request)
+        if all(correlation != turn.correlation for correlation, _, _ in station.intents):
+            stock = station.stock.setdefault(fleet, Stock(0))
+            if stock.current - stock.promised <= 0:
+                self._deny(turn, plan_id, "inventory_empty")
+                return
+            stock.promised += 1
+            station.intents.append((turn.correlation, plan_id, fleet))
+        returned = request.returned_asset_id
+        back = "null" if returned is None else f'"{returned}"'
+        attempt = request.attempt if request.attempt is not None else 1
+        payload = (
+            f'{{"fleet_id":"{fleet}","plan_id":"{plan_id}","location_id":"{turn.entity_id}"'
+            f',"correlation_id":"{turn.corr}","returned_asset_id":{back},"attempt":{attempt}'
+            f',"timestamp":"{turn.recorded_at}"}}'
+        )
+        self.publish(turn, "cmd", f"cmd/ABS/EPS/{turn.entity_id}/allocate", payload)
+
+    def _deny(self, turn: Turn, plan_id: str, reason: str) -> None:
+        fields = f',"reason":"{escaped(reason)}"'
+        self.send(turn, topics.SIGNALS_PLAN, plan_id, "allocation_denied", fields)
+
+    def _restock(self, station: Station, request: Internal) -> None:
+        fleet = self.known_fleet(request)
+        if request.available is None:
+            raise RejectedError("missing_field", "available")
+        if not 0 <= request.available <= 1_000_000:
+            raise RejectedError("number_out_of_range", f"available {request.available}")
+        stock = station.stock.setdefault(fleet, Stock(0))
+        stock.restocks += request.available > stock.current
+        stock.current = request.available
+
+    def _take_intent(self, station: Station, correlation: str) -> tuple[str, str, str] | None:
+        for at, intent in enumerate(station.intents):
+            if intent[0] == correlation:
+                station.stock[intent[2]].promised -= 1
+                return station.intents.pop(at)
+        return None
+
+    def _arm_answer(self, turn: Turn, station: Station, request: Internal) -> str:
+        status = require(request.status, "status")
+        asset = request.asset_id
+        if asset is not None:
+            require_id(asset, "asset_id")
+        if not turn.correlation:
+            raise OutsideTheMixError("an answer of ARM without correlation id")
+        seen = self.signal_id(turn.correlation, status, asset or "")
+        if seen in station.answers:
+            return "duplicate"
+        intent = self._take_intent(station, turn.correlation)
+        if status == "issued":
+            self._station_issued(turn, station, request, intent)
+        elif intent is None:
+            raise RejectedError("unknown_allocation")
+        else:
+            self._deny(turn, intent[1], request.reason or status)
+        self.remember(station.answers, seen, "ok", turn.recorded_ms)
+        return "ok"
+
+    def _station_issued(
+        self,
+        turn: Turn,
+        station: Station,
+        request: Internal,
+        intent: tuple[str, str, str] | None,
+    ) -> None:
+        asset = require_id(request.asset_id, "asset_id")
+        returned = request.returned_asset_id
+        if returned is not None:
+            require_id(returned, "returned_asset_id")
+        if intent is not None:
+            _, plan_id, fleet = intent
+        elif request.plan_id is not None:
+            plan_id = require_id(request.plan_id, "plan_id")
+            fleet = self.known_fleet(request)
+        else:
+            raise RejectedError("unknown_allocation")
+        stock = station.stock.setdefault(fleet, Stock(0))
+        stock.current = max(stock.current - 1, 0) + (returned is not None)
+        stock.assignments += 1
+        stock.returns += returned is not None
+        fields = f',"asset_id":"{asset}"'
+        fields += f',"returned_asset_id":"{returned}"' if returned is not None else ""
+        fields += f',"fleet_id":"{fleet}","location_id":"{turn.entity_id}"'
+        energy = wire.given(request.energy_transferred)
+        fields += f',"energy_transferred":{energy.decode()}' if energy is not None else ""
+        self.send(turn, topics.SIGNALS_PLAN, plan_id, "allocation_issued", fields)
