@@ -166,7 +166,8 @@ fn end(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, sync: &Sync<'_>) -> Result<
 /// Ends the service: at once, or after the battery has come back.
 fn cancel(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) -> Result<(), Rejection> {
     let core = &mut plan.core;
-    if core.has(turn.model, Cycle::Service, Tag::AtRest) || core.cancel_requested {
+    let ends = core.tags(turn.model, Cycle::Service) & (Tag::AtRest.bit() | Tag::Ending.bit()) != 0;
+    if ends || core.cancel_requested {
         return Ok(());
     }
     if turn.takes(core, Cycle::Service, Fundamental::ServiceCancelled) {
@@ -181,7 +182,7 @@ fn cancel(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) -> Result<(), Rejection>
 }
 
 /// Tells ARM to recover what the customer holds.
-fn recover(turn: &mut PlanTurn<'_, '_>, plan: &Plan) {
+pub fn recover(turn: &mut PlanTurn<'_, '_>, plan: &Plan) {
     for account in &plan.core.accounts {
         let Some(asset) = &account.current_asset else {
             continue;

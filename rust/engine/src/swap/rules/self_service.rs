@@ -1,5 +1,6 @@
 //! `customer_binding`: one self-service swap, W1–W5, with ARM's answer or its silence.
 
+use super::odoo::recover;
 use super::quota::SwapFacts;
 use super::staffed::{assign_asset, energy, return_asset};
 use super::{PlanTurn, Ruling};
@@ -15,7 +16,7 @@ use crate::swap::reason::{Reason, Rejection};
 use crate::swap::request::{Request, optional_id, require, require_id};
 use crate::swap::topics::Topic;
 use crate::swap::turn::{Entry, Ledger, text_field};
-use crate::swap::vocabulary::{Cycle, External, Fundamental};
+use crate::swap::vocabulary::{Cycle, External, Fundamental, Tag};
 
 impl PlanTurn<'_, '_> {
     /// The account that hands out batteries where the request does not say which.
@@ -259,6 +260,7 @@ fn complete(
     let settled = turn.settle_quota(&mut plan.core);
     record_refusal(turn, settled);
     remember(turn, plan, Reason::Ok);
+    recover_if_ending(turn, plan);
     echo_issued(turn, plan, asset_id, location_id, false);
     Ok(Reason::Ok)
 }
@@ -330,6 +332,14 @@ fn record_refusal(turn: &mut PlanTurn<'_, '_>, moved: Result<(), Rejection>) {
     }
 }
 
+/// A battery that comes out of a plan that has ended meanwhile must come back.
+fn recover_if_ending(turn: &mut PlanTurn<'_, '_>, plan: &Plan) {
+    let service = plan.core.tags(turn.model, Cycle::Service);
+    if plan.core.cancel_requested || service & (Tag::AtRest.bit() | Tag::Ending.bit()) != 0 {
+        recover(turn, plan);
+    }
+}
+
 /// The hold was given back, yet the battery came out: it is in the rider's hands.
 fn honour_late_issue(
     turn: &mut PlanTurn<'_, '_>,
@@ -371,6 +381,7 @@ fn honour_late_issue(
     let settled = turn.settle_quota(&mut plan.core);
     record_refusal(turn, settled);
     remember(turn, plan, Reason::Ok);
+    recover_if_ending(turn, plan);
     echo_issued(turn, plan, asset_id, location_id, true);
     Ok(Reason::Ok)
 }

@@ -13,7 +13,7 @@ use crate::swap::request::{Request, optional_id, require, require_id};
 use crate::swap::setup::Setup;
 use crate::swap::topics::Topic;
 use crate::swap::turn::{Entry, Ledger, Turn, text_field};
-use crate::swap::vocabulary::{Cycle, External, Fundamental};
+use crate::swap::vocabulary::{Cycle, External, Fundamental, Tag};
 
 /// What the attendant did.
 struct Handover<'r> {
@@ -160,7 +160,10 @@ fn hand_over(
         location_id: Some(handover.station_id),
     };
     if let Some(old) = handover.old {
-        turn.external(&mut plan.core, External::AssetReturned)?;
+        // A battery that came out after the plan's end comes back without moving the plan.
+        if !plan.core.has(turn.model, Cycle::Service, Tag::AtRest) {
+            turn.external(&mut plan.core, External::AssetReturned)?;
+        }
         plan.core.accounts[account].current_asset = None;
         return_asset(turn.turn, old, handover.station_id);
     }
