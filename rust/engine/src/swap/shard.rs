@@ -278,6 +278,7 @@ impl Shard {
             correlation_id: "",
             raw,
             entries: 0,
+            is_kept: false,
         }
     }
 
@@ -498,6 +499,7 @@ impl Shard {
             correlation_id: &correlation_id,
             raw: &[],
             entries: 0,
+            is_kept: false,
         };
         rules::timers::fire(&mut PlanTurn::new(&mut turn, plan), plan);
         plan.clock_ms = plan.clock_ms.max(due_ms);
@@ -566,6 +568,7 @@ impl Arrival<'_> {
             correlation_id: envelope.correlation_id,
             raw: self.raw,
             entries: 0,
+            is_kept: false,
         }
     }
 
@@ -697,12 +700,13 @@ fn apply_to_plan(
     let deduplicated = is_deduplicated(event);
     let id = signal_id(&[event.name(), turn.correlation_id]);
     if deduplicated && let Some(first) = plan.window.outcome(id).and_then(Reason::from_index) {
+        if first == Reason::InProgress {
+            // The echo that is still due has the same correlation id and answers both. Any echo
+            // now would be taken for the outcome.
+            return first;
+        }
         turn.repeat(event, first);
-        return if first == Reason::InProgress {
-            first
-        } else {
-            Reason::Duplicate
-        };
+        return Reason::Duplicate;
     }
     let before: Core = plan.core.clone();
     let payments = plan.payments.len();
@@ -714,6 +718,7 @@ fn apply_to_plan(
             plan.payments.truncate(payments);
             turn.lanes.out.take_back(mark);
             turn.entries = 0;
+            turn.is_kept = false;
             turn.refuse(event, &rejection);
             rejection.reason
         }

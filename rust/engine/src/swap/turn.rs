@@ -49,6 +49,8 @@ pub struct Turn<'a> {
     pub raw: &'a [u8],
     /// Ledger entries written in this turn.
     pub entries: u32,
+    /// Whether the record has become a dead letter: once is enough.
+    pub is_kept: bool,
 }
 
 /// Which ledger an entry belongs to.
@@ -225,12 +227,16 @@ impl Turn<'_> {
             correlation_id,
             raw: self.raw,
             entries: self.entries,
+            is_kept: self.is_kept,
         }
     }
 
-    /// Keeps a record as a dead letter.
+    /// Keeps the record as a dead letter, unless it is kept already or there is none.
     pub fn dead_letter(&mut self, reason: Reason, detail: &str) {
-        let Some(origin) = self.origin else { return };
+        let Some(origin) = self.origin.filter(|_| !self.is_kept) else {
+            return;
+        };
+        self.is_kept = true;
         let mut out = std::mem::take(self.lanes.scratch);
         out.clear();
         frame::dead_letter(

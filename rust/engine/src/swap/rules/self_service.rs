@@ -155,7 +155,12 @@ fn returned_battery(
     request: &Request<'_>,
     account: usize,
 ) -> Result<Option<Box<str>>, Rejection> {
-    let held = core.accounts[account].current_asset.as_deref();
+    // Of another type it may be: the rider changes from one fleet of the bundle to another.
+    let held = core.accounts[account].current_asset.as_deref().or_else(|| {
+        core.accounts
+            .iter()
+            .find_map(|account| account.current_asset.as_deref())
+    });
     if let Some(named) = optional_id(&request.returned_asset_id, "returned_asset_id")?
         && held != Some(named)
     {
@@ -317,7 +322,10 @@ fn take_battery(
     if let Some(old) = returned {
         let moved = turn.external(&mut plan.core, External::AssetReturned);
         record_refusal(turn, moved);
-        plan.core.accounts[account].current_asset = None;
+        match plan.core.holder_of(old) {
+            Some(holder) => plan.core.accounts[holder].current_asset = None,
+            None => record_refusal(turn, Err(Rejection::new(Reason::BatteryMismatch, old))),
+        }
         return_asset(turn.turn, old, location_id);
     }
     let moved = turn.external(&mut plan.core, External::AssetAllocated);
@@ -447,11 +455,15 @@ fn echo_issued(
     late: bool,
 ) {
     let (setup, at_ms) = (turn.setup, turn.turn.event_ms);
+    let account = plan.core.holder_of(asset_id);
+    let fleet = account.and_then(|account| turn.service(account).1.fleet);
+    let fleet_id = fleet.map(|fleet| setup.fleets[fleet as usize].as_str());
     let signals = &["ASSET_ALLOCATED", "SERVICE_COMPLETED"];
     turn.turn
         .echo(Event::CustomerBinding, true, signals, Reason::Ok, |out| {
             text_field(out, "asset_id", Some(asset_id));
             text_field(out, "location_id", Some(location_id));
+            text_field(out, "fleet_id", fleet_id);
             if late {
                 out.extend_from_slice(b",\"late\":true");
             }
