@@ -25,15 +25,6 @@ FILTER = Subscription("emit/uxi/attendant/plan/+/identify_customer")
 WAIT_S = 10.0
 
 
-@pytest.fixture(params=["mosquitto", "embedded"])
-async def port(request: pytest.FixtureRequest) -> AsyncIterator[int]:
-    if request.param == "mosquitto":
-        yield request.getfixturevalue("mosquitto").port
-    else:
-        async with EmbeddedBroker() as broker:
-            yield broker.port
-
-
 def client(port: int, client_id: str, **settings: Any) -> MqttClient:
     settings = {"backoff_min_s": 0.01, "backoff_max_s": 0.1, **settings}
     return MqttClient(MqttSettings(host="127.0.0.1", port=port, client_id=client_id, **settings))
@@ -71,7 +62,7 @@ async def nothing_comes(receiver: MqttClient) -> bool:
     return await receiver.receive(1, timeout_s=0.2) == []
 
 
-async def test_properties_survive_the_way(port: int) -> None:
+async def test_properties_survive_the_way(broker_port: int) -> None:
     sent = Message(
         topic=TOPIC,
         payload=b"\x00body",
@@ -81,7 +72,7 @@ async def test_properties_survive_the_way(port: int) -> None:
         content_type="application/json",
         response_topic="echo/x",
     )
-    async with client(port, "receiver") as receiver, client(port, "sender") as sender:
+    async with client(broker_port, "receiver") as receiver, client(broker_port, "sender") as sender:
         await receiver.subscribe(FILTER)
         assert await sender.publish([sent]) == []
         [message] = await take(receiver, 1)
@@ -106,11 +97,11 @@ async def test_another_client_understands_what_we_publish(mosquitto: Mosquitto) 
         assert packet.message_expiry_interval == 300
 
 
-async def test_many_messages_come_once_each_and_in_order(port: int) -> None:
+async def test_many_messages_come_once_each_and_in_order(broker_port: int) -> None:
     count = 5_000
     async with (
-        client(port, "receiver", receive_max=IN_FLIGHT_MAX) as receiver,
-        client(port, "sender", publish_max=500) as sender,
+        client(broker_port, "receiver", receive_max=IN_FLIGHT_MAX) as receiver,
+        client(broker_port, "sender", publish_max=500) as sender,
     ):
         await receiver.subscribe(FILTER)
         publishing = asyncio.ensure_future(sender.publish(numbered(count)))
@@ -127,16 +118,16 @@ async def test_many_messages_come_once_each_and_in_order(port: int) -> None:
         assert receiver.counters.acknowledged == count
 
 
-async def test_calls_of_publish_keep_their_order(port: int) -> None:
-    async with client(port, "receiver") as receiver, client(port, "sender") as sender:
+async def test_calls_of_publish_keep_their_order(broker_port: int) -> None:
+    async with client(broker_port, "receiver") as receiver, client(broker_port, "sender") as sender:
         await receiver.subscribe(FILTER)
         calls = [sender.publish(numbered(10, start)) for start in range(0, 100, 10)]
         assert await asyncio.gather(*calls) == [[]] * 10
         assert numbers(await take(receiver, 100)) == list(range(100))
 
 
-async def test_what_is_not_acknowledged_comes_again(port: int) -> None:
-    async with Proxy(port) as proxy, client(port, "sender") as sender:
+async def test_what_is_not_acknowledged_comes_again(broker_port: int) -> None:
+    async with Proxy(broker_port) as proxy, client(broker_port, "sender") as sender:
         async with client(proxy.port, "receiver", session_expiry_s=60) as receiver:
             await receiver.subscribe(FILTER)
             await sender.publish(numbered(50))
@@ -149,10 +140,10 @@ async def test_what_is_not_acknowledged_comes_again(port: int) -> None:
             assert await nothing_comes(receiver)
 
 
-async def test_an_acknowledgement_dies_with_its_connection(port: int) -> None:
+async def test_an_acknowledgement_dies_with_its_connection(broker_port: int) -> None:
     async with (
-        Proxy(port) as proxy,
-        client(port, "sender") as sender,
+        Proxy(broker_port) as proxy,
+        client(broker_port, "sender") as sender,
         client(proxy.port, "receiver", session_expiry_s=60) as receiver,
     ):
         await receiver.subscribe(FILTER)
@@ -190,10 +181,10 @@ async def test_an_acknowledgement_counts_once_even_if_the_packet_id_is_used_agai
         assert numbers(await take(receiver, IN_FLIGHT_MAX)) == numbers(second)
 
 
-async def test_messages_in_the_inbox_are_not_handed_out_twice(port: int) -> None:
+async def test_messages_in_the_inbox_are_not_handed_out_twice(broker_port: int) -> None:
     async with (
-        Proxy(port) as proxy,
-        client(port, "sender") as sender,
+        Proxy(broker_port) as proxy,
+        client(broker_port, "sender") as sender,
         client(proxy.port, "receiver", session_expiry_s=60) as receiver,
     ):
         await receiver.subscribe(FILTER)
@@ -243,18 +234,18 @@ async def test_the_inbox_is_bounded_in_bytes(mosquitto: Mosquitto) -> None:
         assert len(await take(receiver, 198)) == 198
 
 
-async def test_a_message_larger_than_a_read_comes_whole(port: int) -> None:
+async def test_a_message_larger_than_a_read_comes_whole(broker_port: int) -> None:
     body = bytes(range(256)) * 4_000
-    async with client(port, "receiver") as receiver, client(port, "sender") as sender:
+    async with client(broker_port, "receiver") as receiver, client(broker_port, "sender") as sender:
         await receiver.subscribe(FILTER)
         await sender.publish([*numbered(1), Message(topic=TOPIC, payload=body), *numbered(1)])
         assert [m.payload for m in await take(receiver, 3)] == [b"0", body, b"0"]
 
 
-async def test_publishing_goes_on_over_a_cut(port: int) -> None:
+async def test_publishing_goes_on_over_a_cut(broker_port: int) -> None:
     async with (
-        Proxy(port) as proxy,
-        client(port, "receiver") as receiver,
+        Proxy(broker_port) as proxy,
+        client(broker_port, "receiver") as receiver,
         client(proxy.port, "sender", session_expiry_s=60, publish_max=100) as sender,
     ):
         await receiver.subscribe(FILTER)
@@ -269,10 +260,10 @@ async def test_publishing_goes_on_over_a_cut(port: int) -> None:
         assert numbers(await take_and_ack(receiver, 300)) == list(range(300))
 
 
-async def test_a_cancelled_publish_takes_back_what_was_not_sent(port: int) -> None:
+async def test_a_cancelled_publish_takes_back_what_was_not_sent(broker_port: int) -> None:
     async with (
-        Proxy(port) as proxy,
-        client(port, "receiver") as receiver,
+        Proxy(broker_port) as proxy,
+        client(broker_port, "receiver") as receiver,
         client(proxy.port, "sender", publish_max=10) as sender,
     ):
         await receiver.subscribe(FILTER)
