@@ -36,14 +36,7 @@ pub fn payment_and_service(
     if let Some(new) = handover.new
         && plan.core.holder_of(new).is_some()
     {
-        // Sent again with a new correlation id: the battery is already in the rider's hands.
-        echo(
-            turn,
-            plan,
-            &["IDEMPOTENT_OPERATION_DETECTED"],
-            Reason::Duplicate,
-        );
-        return Ok(Reason::Duplicate);
+        return handed_over_before(turn, plan, request);
     }
     if request.has_payment {
         turn.pay(
@@ -61,6 +54,25 @@ pub fn payment_and_service(
     }
     echo(turn, plan, signals(request, &handover), Reason::Ok);
     Ok(Reason::Ok)
+}
+
+/// Sent again with a new correlation id: the battery is already in the rider's hands. Money that
+/// the first message did not have is taken all the same.
+fn handed_over_before(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    request: &Request<'_>,
+) -> Ruling {
+    let mut signals = vec![Reason::Duplicate.signal()];
+    if request.has_payment {
+        match turn.pay(plan, request, Deficit::default()) {
+            Ok(()) => signals.push("SERVICE_QUOTA_UPDATED"),
+            Err(rejection) if rejection.reason == Reason::PaymentAlreadyApplied => {}
+            Err(rejection) => return Err(rejection),
+        }
+    }
+    echo(turn, plan, &signals, Reason::Duplicate);
+    Ok(Reason::Duplicate)
 }
 
 fn signals(request: &Request<'_>, handover: &Handover<'_>) -> &'static [&'static str] {
