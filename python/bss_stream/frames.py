@@ -65,6 +65,8 @@ class DeadLetter(NamedTuple):
 
 
 def _clean(text: str) -> bytes:
+    if text.isprintable():
+        return text.encode("utf-8", "replace")
     return "".join(c if c.isprintable() else "\ufffd" for c in text).encode("utf-8", "replace")
 
 

@@ -16,7 +16,7 @@ from bss_stream.errors import BssStreamError, ConfigError
 from bss_stream.log.embedded import EmbeddedLog, Policy
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
 from bss_stream.log.protocol import Log
-from bss_stream.mqtt.broker import EmbeddedBroker
+from bss_stream.mqtt.broker import IN_FLIGHT_MAX, EmbeddedBroker
 from bss_stream.mqtt.messages import MqttSettings
 from bss_stream.processor import Processor, ProcessorSettings
 from bss_stream.publisher import Publisher, PublisherSettings
@@ -85,7 +85,8 @@ def mqtt_settings(config: Config, client: str, broker: EmbeddedBroker | None) ->
         password=None if password is None else password.reveal(),
         tls=_tls(config),
         keep_alive_s=mqtt.keep_alive_s,
-        receive_max=mqtt.receive_max,
+        # Asked for more, a bridge would linger for messages that the embedded broker holds back.
+        receive_max=mqtt.receive_max if broker is None else min(mqtt.receive_max, IN_FLIGHT_MAX),
         publish_max=mqtt.publish_max,
         inbox_messages_max=config.bridge.buffer_records_max,
         inbox_bytes_max=config.bridge.buffer_bytes_max,
