@@ -5,6 +5,7 @@ from typing import Any
 from bench.baselines import plain_wire as wire
 from bench.baselines.plain_payments import Payments
 from bench.baselines.plain_rules import (
+    REASONS,
     OutsideTheMixError,
     RejectedError,
     Turn,
@@ -70,8 +71,7 @@ class Events(Payments):
         self.money_entry(turn, plan, "renewal", amount, payment_id)
         self.start_period(turn, plan)
         if plan.initialized:
-            if was_due:
-                self.expire_all(turn, plan)
+            self.close_cycle(turn, plan, was_due)
             self.grant_all(turn, plan)
         self.external(turn, plan, "SERVICE_ACTIVATED")
 
@@ -143,8 +143,7 @@ class Events(Payments):
                 require_id(new, "new_battery_id")
             energy = self._energy(plan, service.energy_transferred)
         if new is not None and any(account.asset == new for account in plan.accounts):
-            self._echo_service(turn, plan, '"IDEMPOTENT_OPERATION_DETECTED"', "duplicate")
-            return "duplicate"
+            return self._handed_over_before(turn, plan, paid)
         if paid is not None:
             self.pay(turn, plan, paid)
         if new is None:
@@ -155,6 +154,19 @@ class Events(Payments):
         signals += ',"SERVICE_QUOTA_UPDATED"' if paid is not None else ""
         self._echo_service(turn, plan, signals, "ok")
         return "ok"
+
+    def _handed_over_before(self, turn: Turn, plan: Plan, paid: Any) -> str:
+        """Sent again with a new correlation id: only new money is taken. Raises RejectedError."""
+        signals = '"IDEMPOTENT_OPERATION_DETECTED"'
+        if paid is not None:
+            try:
+                self.pay(turn, plan, paid)
+                signals += ',"SERVICE_QUOTA_UPDATED"'
+            except RejectedError as error:
+                if error.reason != "payment_already_applied":
+                    raise
+        self._echo_service(turn, plan, signals, "duplicate")
+        return "duplicate"
 
     def _energy(self, plan: Plan, raw: Any) -> int:
         """Net energy in the smallest unit. Raises RejectedError."""
@@ -200,7 +212,7 @@ class Events(Payments):
         account = self.change(turn, plan, at)
         if old is not None:
             self.external(turn, plan, "ASSET_RETURNED")
-            fields = f',"location_id":"{station}"'
+            fields = f',"plan_id":"{plan.plan_id}","location_id":"{station}"'
             self.send(turn, topics.SIGNALS_ASSET, old, "asset_returned", fields)
         self.external(turn, plan, "ASSET_ALLOCATED")
         account.asset = new
@@ -278,6 +290,8 @@ class Events(Payments):
 
     def _returned_battery(self, plan: Plan, named: str | None, at: int) -> str | None:
         held = plan.accounts[at].asset
+        if held is None:
+            held = next((a.asset for a in plan.accounts if a.asset is not None), None)
         if named is not None and held != require_id(named, "returned_asset_id"):
             raise RejectedError("battery_mismatch", named)
         signal = "BATTERY_ISSUED" if held is None else "BATTERY_RETURNED"
@@ -313,6 +327,9 @@ class Events(Payments):
         late = not awaited or session is None
         if late and any(account.asset == asset for account in plan.accounts):
             return "duplicate"
+        if late and plan.window.get(self._binding_id(turn), (0, -1))[1] == REASONS["ok"][0]:
+            detail = f"{asset}: the request has had its battery"
+            raise RejectedError("unknown_allocation", detail)
         if late or session is None:
             location = require(request.location_id, "location_id")
             at = self._late_account(plan, request.fleet_id)
@@ -326,11 +343,18 @@ class Events(Payments):
         facts = f',"asset_id":"{asset}"{back},"location_id":"{location}"'
         if late or session is None:
             self._book_late(turn, plan, at, facts)
+            self._use_energy(turn, plan, request, 0, facts)
         else:
-            self._book(turn, plan, session, request, facts)
-        self.settle_quota(turn, plan)
+            if plan.template.swap is not None:
+                self.consume(turn, plan, plan.template.swap, 1, session.held_swaps, facts)
+                self.count_day(turn, plan, session.event_ms)
+            self._use_energy(turn, plan, request, session.held_energy, facts)
+        over = "QUOTA_LIMIT_REACHED" if plan.is_exhausted() else "ALL_STATES_UPDATED"
+        self._forced(turn, plan, over)
         self._remember_binding(turn, plan, "ok")
         metadata = f',"asset_id":"{asset}","location_id":"{location}"'
+        fleet = plan.template.services[at].fleet_id
+        metadata += f',"fleet_id":"{fleet}"' if fleet is not None else ""
         metadata += ',"late":true' if late else ""
         metadata += f',"issued_at":"{turn.event_at}"{self.plan_states(plan, turn.event_ms)}'
         signals = '"ASSET_ALLOCATED","SERVICE_COMPLETED"'
@@ -343,32 +367,27 @@ class Events(Payments):
                 return at
         return plan.template.asset
 
-    def _book(
-        self, turn: Turn, plan: Plan, session: Session, request: Internal, facts: str
-    ) -> None:
-        template = plan.template
-        if template.swap is not None:
-            self.consume(turn, plan, template.swap, 1, session.held_swaps, facts)
-            self.count_day(turn, plan, session.event_ms)
-        if template.energy is None:
+    def _use_energy(self, turn: Turn, plan: Plan, request: Internal, held: int, facts: str) -> None:
+        """Books what was held, then what is left; beyond that it is a shortfall."""
+        at = plan.template.energy
+        if at is None:
             return
         delivered = self._energy(plan, request.energy_transferred)
-        account = plan.accounts[template.energy]
+        account = plan.accounts[at]
         left, used = account.left(), delivered
-        if left is not None and not template.services[template.energy].overage_allowed:
-            used = min(delivered, session.held_energy + max(left, 0))
-        self.consume(turn, plan, template.energy, used, session.held_energy, facts)
+        if left is not None and not plan.template.services[at].overage_allowed:
+            used = min(delivered, held + max(left, 0))
+        self.consume(turn, plan, at, used, held, facts)
         if delivered > used:
-            before = account.balance()
             self.account_entry(
                 turn,
                 plan,
                 self.service_ledger,
                 "quota_shortfall",
-                template.energy,
-                before,
+                at,
+                account.balance(),
                 units=delivered - used,
-                extra=facts.partition(',"returned')[0].partition(',"location')[0],
+                extra=f',"asset_id":"{request.asset_id}"',
             )
 
     def _book_late(self, turn: Turn, plan: Plan, at: int, facts: str) -> None:
@@ -388,6 +407,7 @@ class Events(Payments):
             units=int(fits),
             extra=facts,
         )
+        self.charge_overage(turn, plan, swap, account.used - fits)
         self.count_day(turn, plan, turn.event_ms)
 
     def _take_battery(
@@ -397,7 +417,15 @@ class Events(Payments):
         account = self.change(turn, plan, at)
         if returned is not None:
             self._forced(turn, plan, "ASSET_RETURNED")
-            fields = f',"location_id":"{location}"'
+            for holder, other in enumerate(plan.accounts):
+                if other.asset == returned:
+                    other = self.change(turn, plan, holder)
+                    other.asset = None
+                    other.used_changed()
+                    break
+            else:
+                self.dead_letter(turn, "battery_mismatch", returned)
+            fields = f',"plan_id":"{plan.plan_id}","location_id":"{location}"'
             self.send(turn, topics.SIGNALS_ASSET, returned, "asset_returned", fields)
         self._forced(turn, plan, "ASSET_ALLOCATED")
         account.asset = asset
@@ -412,8 +440,10 @@ class Events(Payments):
             self.dead_letter(turn, error.reason, error.detail)
 
     def _remember_binding(self, turn: Turn, plan: Plan, reason: str) -> None:
-        signal_id = self.signal_id("customer_binding", turn.correlation)
-        self.remember(plan.window, signal_id, reason, turn.recorded_ms)
+        self.remember(plan.window, self._binding_id(turn), reason, turn.recorded_ms)
+
+    def _binding_id(self, turn: Turn) -> bytes:
+        return self.signal_id("customer_binding", turn.correlation)
 
     def allocation_denied(self, turn: Turn, plan: Plan, request: Internal) -> str:
         """The station or ARM has refused."""
@@ -443,7 +473,9 @@ class Events(Payments):
     def fire(self, plan: Plan, due_ms: int) -> None:
         """Fires the plan's earliest timer."""
         session = plan.session
-        correlation = session.correlation if session is not None else ""
+        correlation = ""
+        if session is not None and session.due_ms <= due_ms:
+            correlation = session.correlation
         turn = Turn(topics.SIGNALS_PLAN, plan.plan_id, due_ms, correlation, None, b"")
         if session is None or session.due_ms > due_ms:
             self._period_ended(turn, plan)

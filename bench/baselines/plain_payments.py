@@ -18,7 +18,7 @@ class Payments(Rules):
         if number is None:
             raise RejectedError("missing_field", field)
         amount = wire.units(number, plan.template.market.currency_digits)
-        if amount is None or amount < 0:
+        if amount is None or not 0 <= amount <= 1_000_000_000_000:
             raise RejectedError("number_out_of_range", f"{field} {number.decode()}")
         return amount
 
@@ -147,8 +147,8 @@ class Payments(Rules):
                 extra=detail,
             )
 
-    def expire_all(self, turn: Turn, plan: Plan) -> None:
-        """Ends a cycle's quotas: what was granted expires, what was bought stays."""
+    def close_cycle(self, turn: Turn, plan: Plan, has_ended: bool) -> None:
+        """Ends a cycle's quotas: what was bought stays, what was granted if it was cut short."""
         for at in range(len(plan.accounts)):
             account = self.change(turn, plan, at)
             before, used, units = account.balance(), account.used, 0
@@ -156,8 +156,8 @@ class Payments(Rules):
             if account.quota is not None:
                 left = max(account.quota - used, 0)
                 account.bought = min(account.bought, left)
-                units = left - account.bought
-                account.quota = account.bought
+                account.quota = account.bought if has_ended else left
+                units = left - account.quota
             account.changed()
             self.account_entry(
                 turn, plan, self.service_ledger, "quota_expired", at, before, units=units

@@ -173,17 +173,17 @@ class PlainPython(Shard):
                         continue
                 used, power_used = swaps.used, power.used
                 if swaps.quota is not None:
-                    left = swaps.quota - used - swaps.held - 1
-                    if left < 0:
+                    left = swaps.quota - used - 1
+                    if left < swaps.held:
                         arrive(offset, key, value)
                         continue
                     exhausted = left == 0
                 if power.quota is not None:
-                    left = power.quota - power_used - power.held - energy
-                    if left < 0:
+                    left = power.quota - power_used - energy
+                    if left < power.held and energy > 0:
                         arrive(offset, key, value)
                         continue
-                    exhausted = exhausted or left == 0
+                    exhausted = exhausted or left <= 0
                 move = model.swaps[pair][exhausted]
                 if move is None:
                     arrive(offset, key, value)
@@ -248,7 +248,7 @@ class PlainPython(Shard):
                 # What stations and assets are told.
                 told = f'\t{received_ms}\t\tengine\n{{"at_ms":{event_ms},"correlation_id":"{corr}",'
                 lane = to_asset[place(old) if partitions > 1 else 0]
-                record = f'1\tasset_returned{told}"location_id":"{station}"}}'
+                record = f'1\tasset_returned{told}"plan_id":"{plan_id}","location_id":"{station}"}}'
                 lane.append((old.encode(), record.encode()))
                 lane = to_asset[place(new) if partitions > 1 else 0]
                 record = f'1\tasset_assigned{told}"plan_id":"{plan_id}"}}'

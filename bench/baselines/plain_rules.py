@@ -80,6 +80,7 @@ class Turn:
         "event_at",
         "event_ms",
         "inputs",
+        "is_kept",
         "key",
         "offset",
         "outputs",
@@ -109,6 +110,8 @@ class Turn:
         """None for a timer."""
         self.raw = raw
         self.entries = 0
+        self.is_kept = False
+        """Whether the record has become a dead letter: once is enough."""
         self.inputs: list[tuple[str, str]] = []
         self.outputs: list[str] = []
         self.pushed: list[Lane] = []
@@ -167,9 +170,10 @@ class Rules:
         self.push(turn, self.outbox, f"1\t{kind}\t1\t0\t300\t{corr}\t{topic}\n{payload}")
 
     def dead_letter(self, turn: Turn, reason: str, detail: str) -> None:
-        """Keeps the record."""
-        if turn.offset is None:
+        """Keeps the record, unless it is kept already or there is none."""
+        if turn.offset is None or turn.is_kept:
             return
+        turn.is_kept = True
         head = (
             f"1\t{reason}\t{turn.topic}\t{self.partition}\t{turn.offset}\t{turn.recorded_ms}"
             f"\t{wire.header(detail)}\n"
@@ -205,12 +209,14 @@ class Rules:
             self.dead_letter(turn, reason, detail)
 
     def repeat(self, turn: Turn, event: str, first: str) -> str:
-        """Answers a request that was seen before."""
-        reason = first if first == "in_progress" else "duplicate"
-        signal = SIGNALS["duplicate"] if first == "ok" else SIGNALS.get(first, "VALIDATION_FAILED")
-        metadata = f',"first_reason":"{first}","message":"{REASONS[reason][1]}"'
-        self.echo(turn, event, first == "ok", f'"{signal}"', reason, metadata)
-        return reason
+        """Answers a request that was seen before, unless its first answer is still due."""
+        if first == "in_progress":
+            return first
+        succeeded = first in ("ok", "duplicate")
+        signal = SIGNALS.get("duplicate" if succeeded else first, "VALIDATION_FAILED")
+        metadata = f',"first_reason":"{first}","message":"{REASONS["duplicate"][1]}"'
+        self.echo(turn, event, succeeded, f'"{signal}"', "duplicate", metadata)
+        return "duplicate"
 
     def remember(
         self, window: dict[bytes, tuple[int, int]], signal_id: bytes, reason: str, at_ms: int
@@ -391,7 +397,11 @@ class Rules:
             held=held,
             extra=facts,
         )
-        service = plan.template.services[at]
+        self.charge_overage(turn, plan, at, used_before)
+
+    def charge_overage(self, turn: Turn, plan: Plan, at: int, used_before: int) -> None:
+        """Charges what use has passed the quota by, if the template says how."""
+        account, service = plan.accounts[at], plan.template.services[at]
         if account.quota is None or service.overage_rate_minor is None:
             return
         over = account.used - max(account.quota, used_before)

@@ -299,7 +299,7 @@ class Shard(Events, Stations):
                 plan.accounts[at] = account
             for lane in turn.pushed:
                 lane.pop()
-            turn.entries = 0
+            turn.entries, turn.is_kept = 0, False
             self.refuse(turn, event, error.reason, error.detail)
             reason = error.reason
         if seen:
@@ -427,17 +427,22 @@ class Shard(Events, Stations):
                 asset = assets[key] = Asset()
             head, _, payload = value.partition(b"\n")
             request = decode(payload)
+            plan_id, before = request.plan_id, asset.holder
             if head.startswith(b"1\tasset_assigned\t"):
-                before, plan_id = asset.holder, request.plan_id
-                asset.holder = plan_id
                 asset.location_id = None
+                asset.holder = plan_id
                 if before is not None and before != plan_id:
-                    self._contradiction(offset, key, value, head, request, before)
-                else:
-                    done += 1
+                    other, asset.awaited_from = asset.awaited_from, before
+                    if other is not None:
+                        self._contradiction(offset, key, value, head, request, other)
+                        done -= 1
+                done += 1
             else:
-                asset.holder = None
-                asset.location_id = request.location_id
+                if before == plan_id:
+                    asset.holder = None
+                    asset.location_id = request.location_id
+                elif asset.awaited_from == plan_id:
+                    asset.awaited_from = None
                 done += 1
             asset.applied = offset
             if not asset.dirty:
@@ -447,7 +452,7 @@ class Shard(Events, Stations):
         self._applied[topics.SIGNALS_ASSET] = applied
 
     def _contradiction(
-        self, offset: int, key: bytes, value: bytes, head: bytes, request: Internal, before: str
+        self, offset: int, key: bytes, value: bytes, head: bytes, request: Internal, other: str
     ) -> None:
         recorded_ms = int(head.split(b"\t")[2])
         correlation = request.correlation_id or ""
@@ -455,6 +460,6 @@ class Shard(Events, Stations):
         topic, entity_id = topics.SIGNALS_ASSET, key.decode()
         turn = Turn(topic, entity_id, recorded_ms, correlation, offset, value)
         turn.address(event_ms, correlation)
-        detail = f"{entity_id}: {before}, now {request.plan_id}"
+        detail = f"{entity_id}: {other} never gave it back, now {request.plan_id}"
         self.refuse(turn, "asset_assigned", "asset_held_elsewhere", detail)
         self.outcomes["asset_held_elsewhere"] += 1

@@ -277,14 +277,14 @@ class Plan:
         return self.session.due_ms if period is None else min(self.session.due_ms, period)
 
     def is_exhausted(self) -> bool:
-        """Whether a service that swaps use up has nothing left."""
+        """Whether a service that swaps use up is used up, whatever is held."""
         template = self.template
         if not self.initialized:
             return False
         for at in (template.swap, template.energy):
             if at is not None and not template.services[at].overage_allowed:
-                left = self.accounts[at].left()
-                if left is not None and left <= 0:
+                account = self.accounts[at]
+                if account.quota is not None and account.quota <= account.used:
                     return True
         return False
 
@@ -375,11 +375,12 @@ class Station:
 class Asset:
     """A battery."""
 
-    __slots__ = ("applied", "dirty", "holder", "location_id")
+    __slots__ = ("applied", "awaited_from", "dirty", "holder", "location_id")
 
     def __init__(self) -> None:
         self.applied = -1
         self.holder: str | None = None
+        self.awaited_from: str | None = None
         self.location_id: str | None = None
         self.dirty = False
 
@@ -389,5 +390,6 @@ class Asset:
             b"\x01"
             + sint(self.applied)
             + optional_text(self.holder)
+            + optional_text(self.awaited_from)
             + optional_text(self.location_id)
         )

@@ -87,6 +87,10 @@ class Stations(Rules):
         seen = self.signal_id(turn.correlation, status, asset or "")
         if seen in station.answers:
             return "duplicate"
+        if status == "issued":
+            require_id(asset, "asset_id")
+            if request.returned_asset_id is not None:
+                require_id(request.returned_asset_id, "returned_asset_id")
         intent = self._take_intent(station, turn.correlation)
         if status == "issued":
             self._station_issued(turn, station, request, intent)
@@ -106,8 +110,6 @@ class Stations(Rules):
     ) -> None:
         asset = require_id(request.asset_id, "asset_id")
         returned = request.returned_asset_id
-        if returned is not None:
-            require_id(returned, "returned_asset_id")
         if intent is not None:
             _, plan_id, fleet = intent
         elif request.plan_id is not None:
