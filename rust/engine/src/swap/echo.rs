@@ -66,15 +66,19 @@ impl Turn<'_> {
     pub fn repeat(&mut self, event: Event, first: Reason) {
         // What was a repeat itself had succeeded, too.
         let succeeded = matches!(first, Reason::Ok | Reason::Duplicate);
+        let reason = if first == Reason::InProgress {
+            first
+        } else {
+            Reason::Duplicate
+        };
         let signal = if succeeded {
             Reason::Duplicate.signal()
         } else {
             first.signal()
         };
-        let repeated = Reason::Duplicate;
-        self.echo(event, succeeded, &[signal], repeated, |out| {
+        self.echo(event, succeeded, &[signal], reason, |out| {
             text_field(out, "first_reason", Some(first.code()));
-            text_field(out, "message", Some(repeated.message()));
+            text_field(out, "message", Some(reason.message()));
         });
     }
 }

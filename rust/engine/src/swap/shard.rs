@@ -700,13 +700,12 @@ fn apply_to_plan(
     let deduplicated = is_deduplicated(event);
     let id = signal_id(&[event.name(), turn.correlation_id]);
     if deduplicated && let Some(first) = plan.window.outcome(id).and_then(Reason::from_index) {
-        if first == Reason::InProgress {
-            // The echo that is still due has the same correlation id and answers both. Any echo
-            // now would be taken for the outcome.
-            return first;
-        }
         turn.repeat(event, first);
-        return Reason::Duplicate;
+        return if first == Reason::InProgress {
+            first
+        } else {
+            Reason::Duplicate
+        };
     }
     let before: Core = plan.core.clone();
     let payments = plan.payments.len();
