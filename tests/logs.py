@@ -54,9 +54,9 @@ async def poll_until(consumer: Consumer, records: int) -> list[Fetched]:
 
 
 async def join(consumer: Consumer) -> frozenset[TopicPartition]:
-    """Poll until the group has given this member something."""
+    """Poll until the group has given this member something and it knows where to read on."""
     async with asyncio.timeout(IN_VAIN_S):
-        while not consumer.assignment():
+        while not await consumer.lag():
             await consumer.poll(1, 0.1)
     return consumer.assignment()
 
@@ -157,12 +157,12 @@ class KafkaBackend:
 
 
 def kafka_options(bootstrap: str, prefix: str) -> KafkaOptions:
-    """Options for a single broker; a dead member is given up after a second."""
+    """Options for a single broker; a dead member is given up after two seconds."""
     return KafkaOptions(
         bootstrap,
         replication_factor=1,
         min_insync_replicas=1,
-        session_timeout_ms=1_000,
+        session_timeout_ms=2_000,
         topic_prefix=f"{prefix}.",
     )
 

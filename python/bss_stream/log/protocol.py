@@ -85,7 +85,11 @@ class Consumer(Protocol):
         """Read on from these offsets."""
 
     async def lag(self) -> dict[TopicPartition, int]:
-        """Records between this member's position and the last committed record."""
+        """Records between this member's position and the last committed record.
+
+        Has the owned partitions whose position is known, so nothing during a rebalance. On Kafka
+        a transaction's marker counts as a record until a poll has passed it.
+        """
 
     async def close(self) -> None:
         """Leave the group; `on_revoked` is awaited for what this member still owns."""
