@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+AT_ONCE_RECORDS_MAX = 500
+"""A batch up to this size takes the engine less time than handing it to a thread and back."""
+
 BACKOFF_MIN_S = 0.2
 BACKOFF_MAX_S = 10.0
 
@@ -166,8 +169,10 @@ class Processor:
 
     async def _process(self, fetched: list[Fetched]) -> None:
         inputs = [(f.topic, f.partition, f.offsets, f.data) for f in fetched]
+        records = sum(len(batch.offsets) for batch in fetched)
         # No timer fires before the records that came in ahead of it, so time 0.
-        output = await self._in_engine(partial(self._engine.process, inputs, 0))
+        work = partial(self._engine.process, inputs, 0)
+        output = await self._in_engine(work, at_once=records <= AT_ONCE_RECORDS_MAX)
         offsets: dict[int, dict[TopicPartition, int]] = {}
         for batch in fetched:
             part = TopicPartition(batch.topic, batch.partition)
@@ -175,7 +180,7 @@ class Processor:
             received_ms = _engine.last_received_ms(batch.data)
             if received_ms is not None:
                 self._watermarks_ms[part] = received_ms
-            self.counters.records += len(batch.offsets)
+        self.counters.records += records
         await self._commit(output, offsets)
 
     async def _tick(self, consumer: Consumer) -> None:
@@ -201,9 +206,11 @@ class Processor:
                 )
                 await self._commit(output, {})
 
-    async def _in_engine(self, call: Callable[[], T]) -> T:
+    async def _in_engine(self, call: Callable[[], T], *, at_once: bool = False) -> T:
         started_s = time.perf_counter()
         try:
+            if at_once:
+                return call()
             return await asyncio.get_running_loop().run_in_executor(self._executor, call)
         finally:
             self.counters.engine_s += time.perf_counter() - started_s
