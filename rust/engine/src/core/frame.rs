@@ -40,6 +40,12 @@ pub fn parse_signal(value: &[u8]) -> Option<SignalFrame<'_>> {
 
 fn text(out: &mut Vec<u8>, field: &str) {
     out.push(b'\t');
+    // Without a way out of the loop, the compiler looks at many bytes at once.
+    let is_plain = |plain, byte: u8| plain & (0x20..0x7f).contains(&byte);
+    if field.bytes().fold(true, is_plain) {
+        out.extend_from_slice(field.as_bytes());
+        return;
+    }
     for part in field.split(|c: char| c.is_control()) {
         out.extend_from_slice(part.as_bytes());
     }

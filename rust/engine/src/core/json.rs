@@ -189,18 +189,15 @@ impl<'a> Reader<'a> {
         self.want(Kind::String)?;
         self.position += 1;
         let start = self.position;
-        let bytes = self.text.as_bytes();
-        loop {
-            match bytes.get(self.position) {
-                Some(b'"') => {
-                    let text = &self.text[start..self.position];
-                    self.position += 1;
-                    return Ok(Cow::Borrowed(text));
-                }
-                Some(b'\\') => return self.escaped_string(start).map(Cow::Owned),
-                Some(0..=0x1f) | None => return self.malformed(),
-                Some(_) => self.position += 1,
+        self.position += plain_len(&self.text.as_bytes()[start..]);
+        match self.byte() {
+            Some(b'"') => {
+                let text = &self.text[start..self.position];
+                self.position += 1;
+                Ok(Cow::Borrowed(text))
             }
+            Some(b'\\') => self.escaped_string(start).map(Cow::Owned),
+            _ => self.malformed(),
         }
     }
 
@@ -354,38 +351,66 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// How many bytes from the start stand for themselves in a JSON string: no quote, no backslash, no
+/// control character.
+fn plain_len(bytes: &[u8]) -> usize {
+    let (words, _) = bytes.as_chunks::<8>();
+    let whole = words.iter().take_while(|word| is_plain(**word)).count() * 8;
+    let rest = &bytes[whole..];
+    let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+    whole + rest.iter().position(special).unwrap_or(rest.len())
+}
+
+/// Whether eight bytes are all plain, found out at once: a byte that equals or lies below a bound
+/// borrows from its top bit when the bound is taken off it.
+fn is_plain(word: [u8; 8]) -> bool {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const TOPS: u64 = 0x8080_8080_8080_8080;
+    let word = u64::from_le_bytes(word);
+    let zero_in = |word: u64| word.wrapping_sub(ONES) & !word;
+    let control = word.wrapping_sub(ONES * 0x20) & !word;
+    let quote = zero_in(word ^ (ONES * b'"' as u64));
+    let backslash = zero_in(word ^ (ONES * b'\\' as u64));
+    (control | quote | backslash) & TOPS == 0
+}
+
 /// Appends `text` as a JSON string, quotes included.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
     let bytes = text.as_bytes();
-    let mut plain = 0;
-    for (at, &byte) in bytes.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        out.extend_from_slice(&bytes[plain..at]);
-        plain = at + 1;
+    out.reserve(bytes.len() + 2);
+    out.push(b'"');
+    let plain = plain_len(bytes);
+    out.extend_from_slice(&bytes[..plain]);
+    if plain < bytes.len() {
+        write_escaped(out, &bytes[plain..]);
+    }
+    out.push(b'"');
+}
+
+#[cold]
+fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    for &byte in bytes {
         match byte {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
             b'\n' => out.extend_from_slice(b"\\n"),
             b'\r' => out.extend_from_slice(b"\\r"),
             b'\t' => out.extend_from_slice(b"\\t"),
-            _ => {
+            0..0x20 => {
                 out.extend_from_slice(b"\\u00");
                 out.push(HEX[usize::from(byte >> 4)]);
                 out.push(HEX[usize::from(byte & 15)]);
             }
+            _ => out.push(byte),
         }
     }
-    out.extend_from_slice(&bytes[plain..]);
-    out.push(b'"');
 }
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Appends bytes as lower-case hexadecimal digits.
 pub fn write_hex(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.reserve(2 * bytes.len());
     for byte in bytes {
         out.push(HEX[usize::from(byte >> 4)]);
         out.push(HEX[usize::from(byte & 15)]);
@@ -402,20 +427,30 @@ pub fn write_int(out: &mut Vec<u8>, value: i64) {
 
 /// Appends an unsigned whole number.
 pub fn write_digits(out: &mut Vec<u8>, mut value: u64) {
+    if value < 10 {
+        out.push(digit(value));
+        return;
+    }
     let mut digits = [0; 20];
     let mut start = digits.len();
-    loop {
+    while value >= 10 {
+        start -= 2;
+        digits[start + 1] = digit(value % 10);
+        digits[start] = digit(value / 10 % 10);
+        value /= 100;
+    }
+    if value > 0 {
         start -= 1;
-        // A decimal digit always fits a byte.
-        #[allow(clippy::cast_possible_truncation)]
-        let digit = (value % 10) as u8;
-        digits[start] = b'0' + digit;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
+        digits[start] = digit(value);
     }
     out.extend_from_slice(&digits[start..]);
+}
+
+fn digit(value: u64) -> u8 {
+    // A decimal digit always fits a byte.
+    #[allow(clippy::cast_possible_truncation)]
+    let digit = value as u8;
+    b'0' + digit
 }
 
 #[cfg(test)]

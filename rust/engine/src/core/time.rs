@@ -126,24 +126,34 @@ pub fn write_rfc3339(out: &mut Vec<u8>, ms: i64) {
     let (year, month, day) = civil_from_days(ms.div_euclid(DAY_MS));
     let of_day = ms.rem_euclid(DAY_MS);
     let mut text = *b"0000-00-00T00:00:00.000Z";
-    put(&mut text[0..4], year);
-    put(&mut text[5..7], month);
-    put(&mut text[8..10], day);
-    put(&mut text[11..13], of_day / 3_600_000);
-    put(&mut text[14..16], of_day / 60_000 % 60);
-    put(&mut text[17..19], of_day / 1_000 % 60);
-    put(&mut text[20..23], of_day % 1_000);
+    put(&mut text, 0, year / 100);
+    put(&mut text, 2, year % 100);
+    put(&mut text, 5, month);
+    put(&mut text, 8, day);
+    put(&mut text, 11, of_day / 3_600_000);
+    put(&mut text, 14, of_day / 60_000 % 60);
+    put(&mut text, 17, of_day / 1_000 % 60);
+    put(&mut text, 21, of_day % 100);
+    text[20] = PAIRS[of_day as usize % 1_000 / 100][1];
     out.extend_from_slice(&text);
 }
 
-fn put(field: &mut [u8], mut value: i64) {
-    for digit in field.iter_mut().rev() {
-        // A decimal digit always fits a byte, and every value here is positive.
-        #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
-        let unit = (value % 10) as u8;
-        *digit = b'0' + unit;
-        value /= 10;
+/// The decimal digits of 0 to 99.
+const PAIRS: [[u8; 2]; 100] = {
+    let mut pairs = [[b'0'; 2]; 100];
+    let mut number = 0;
+    while number < 100 {
+        pairs[number] = [b'0' + number as u8 / 10, b'0' + number as u8 % 10];
+        number += 1;
     }
+    pairs
+};
+
+fn put(text: &mut [u8; 24], at: usize, value: i64) {
+    // Every value here lies in 0..100.
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    let pair = PAIRS[value as usize % 100];
+    text[at..at + 2].copy_from_slice(&pair);
 }
 
 /// A time zone as its changes of UTC offset, worked out beforehand: the engine reads no files.
