@@ -27,8 +27,8 @@ impl Window {
             .map(|seen| seen.outcome)
     }
 
-    /// Remembers a signal, or replaces its outcome; forgets what is older than `age_ms_max` and,
-    /// beyond `entries_max`, the oldest.
+    /// Remembers a signal, or replaces its outcome, which is then as old as `at_ms`; forgets what is
+    /// older than `age_ms_max` and, beyond `entries_max`, the oldest.
     pub fn remember(
         &mut self,
         id: u64,
@@ -37,8 +37,9 @@ impl Window {
         age_ms_max: i64,
         entries_max: usize,
     ) {
-        if let Some(seen) = self.seen.iter_mut().rev().find(|seen| seen.id == id) {
-            seen.outcome = outcome;
+        if let Some(at) = self.seen.iter().rposition(|seen| seen.id == id) {
+            self.seen.remove(at);
+            self.seen.push(Seen { id, at_ms, outcome });
             return;
         }
         let expired = self
@@ -128,6 +129,16 @@ mod tests {
         assert_eq!(window.outcome(2), Some(7));
         window.remember(9, 1, 5_000, 1_000, 3);
         assert_eq!((window.outcome(4), window.outcome(9)), (None, Some(1)));
+    }
+
+    #[test]
+    fn an_outcome_is_remembered_from_when_it_came() {
+        let mut window = Window::default();
+        window.remember(1, 2, 0, 1_000, 8);
+        window.remember(2, 2, 100, 1_000, 8);
+        window.remember(1, 7, 900, 1_000, 8);
+        window.remember(3, 2, 1_500, 1_000, 8);
+        assert_eq!((window.outcome(1), window.outcome(2)), (Some(7), None));
     }
 
     #[test]
