@@ -289,6 +289,12 @@ impl Shard {
         correlation_id: &str,
         rejection: &Rejection,
     ) -> Reason {
+        if arrival.kind == EntityKind::Plan
+            && let Some(at) = self.plans.find(arrival.id)
+        {
+            // Time has passed before the record, whatever is wrong with it.
+            self.fire_due(setup, at, arrival.frame.received_ms);
+        }
         let mut turn = self.turn(setup, arrival.origin, arrival.id, arrival.raw);
         turn.recorded_ms = arrival.frame.received_ms;
         turn.event_ms = arrival.frame.received_ms;
