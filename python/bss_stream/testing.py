@@ -36,6 +36,17 @@ class Produced(NamedTuple):
     value: bytes
 
 
+class Consumed(NamedTuple):
+    """One record of a signals topic that the engine has been given."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+    now_ms: int
+
+
 class Playground:
     """All shards of one engine with a log in memory and a clock that is set by hand."""
 
@@ -51,6 +62,8 @@ class Playground:
         self.partitions = partitions
         self.now_ms = START_MS
         self.engine = self._opened_engine()
+        self.consumed: list[Consumed] = []
+        """Every record of the signals topics, in the order in which the engine was given them."""
         self.produced: list[Produced] = []
         """Every record, in order: what the lists below hold is read from these bytes."""
         self.outbox: list[OutboxMessage] = []
@@ -174,6 +187,10 @@ class Playground:
             first = self._offsets[topic, partition]
             self._offsets[topic, partition] += len(records)
             offsets = range(first, first + len(records))
+            self.consumed += (
+                Consumed(topic, partition, offset, *record, self.now_ms)
+                for offset, record in zip(offsets, records, strict=True)
+            )
             inputs.append((topic, partition, offsets, _engine.pack(records)))
         self._take(self.engine.process(inputs, self.now_ms))
 
