@@ -209,22 +209,21 @@ class Rules:
             self.dead_letter(turn, reason, detail)
 
     def repeat(self, turn: Turn, event: str, first: str) -> str:
-        """Answers a request that was seen before, unless its first answer is still due."""
-        if first == "in_progress":
-            return first
+        """Answers a request that was seen before."""
+        reason = first if first == "in_progress" else "duplicate"
         succeeded = first in ("ok", "duplicate")
         signal = SIGNALS.get("duplicate" if succeeded else first, "VALIDATION_FAILED")
-        metadata = f',"first_reason":"{first}","message":"{REASONS["duplicate"][1]}"'
-        self.echo(turn, event, succeeded, f'"{signal}"', "duplicate", metadata)
-        return "duplicate"
+        metadata = f',"first_reason":"{first}","message":"{REASONS[reason][1]}"'
+        self.echo(turn, event, succeeded, f'"{signal}"', reason, metadata)
+        return reason
 
     def remember(
         self, window: dict[bytes, tuple[int, int]], signal_id: bytes, reason: str, at_ms: int
     ) -> None:
         """Notes how a signal ended, and forgets old ones."""
         outcome: int = REASONS[reason][0]
-        if signal_id in window:
-            window[signal_id] = (window[signal_id][0], outcome)
+        if window.pop(signal_id, None) is not None:
+            window[signal_id] = (at_ms, outcome)
             return
         while window:
             oldest = next(iter(window))

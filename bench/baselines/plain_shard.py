@@ -151,13 +151,10 @@ class Shard(Events, Stations):
             if plan is None:
                 plan = self._new_plan(turn, event, request)
         except RejectedError as error:
-            self.refuse(turn, event, error.reason, error.detail)
-            self.outcomes[error.reason] += 1
+            self._refuse_record(turn, event, error.reason, error.detail)
             return
         if not fresh:
-            while (due_ms := plan.due_ms()) is not None and due_ms <= turn.recorded_ms:
-                self.fire(plan, due_ms)
-                self._changed(plan)
+            self._fire_due(plan, turn.recorded_ms)
         reason = self._apply(turn, plan, event, request)
         self.outcomes[reason] += 1
         plan.clock_ms = max(plan.clock_ms, turn.recorded_ms)
@@ -166,6 +163,21 @@ class Shard(Events, Stations):
             self._plans[key] = plan
         if not fresh or reason == "ok":
             self._changed(plan)
+
+    def _fire_due(self, plan: Plan, now_ms: int) -> None:
+        """Fires a plan's timers that were due when a record came in."""
+        while (due_ms := plan.due_ms()) is not None and due_ms <= now_ms:
+            self.fire(plan, due_ms)
+            self._changed(plan)
+
+    def _refuse_record(self, turn: Turn, event: str, reason: str, detail: str) -> None:
+        """Refuses a record that has not come as far as its entity."""
+        plan = self._plans.get(turn.key) if turn.topic == topics.SIGNALS_PLAN else None
+        if plan is not None:
+            # Time has passed before the record, whatever is wrong with it.
+            self._fire_due(plan, turn.recorded_ms)
+        self.refuse(turn, event, reason, detail)
+        self.outcomes[reason] += 1
 
     def _open(
         self,
@@ -207,8 +219,7 @@ class Shard(Events, Stations):
                 check(payload, bytes_max, nesting_max)
                 raise
         except RefusedError as error:
-            self.refuse(turn, event, error.reason, error.detail)
-            self.outcomes[error.reason] += 1
+            self._refuse_record(turn, event, error.reason, error.detail)
             return None
         return turn, event, request, source == "engine"
 
@@ -233,8 +244,7 @@ class Shard(Events, Stations):
         except RejectedError as error:
             if correlation is not None and is_clean_text(correlation):
                 turn.address(turn.recorded_ms, correlation)
-            self.refuse(turn, event, error.reason, error.detail)
-            self.outcomes[error.reason] += 1
+            self._refuse_record(turn, event, error.reason, error.detail)
             return False
         turn.address(event_ms, correlation)
         return True
