@@ -41,11 +41,33 @@ pub fn push(chunk: &mut Vec<u8>, key: &[u8], value: Option<&[u8]>) {
     }
 }
 
+/// Begins a record whose value is then appended to `chunk`; returns where the value begins, for
+/// [`end`].
+///
+/// # Panics
+/// As [`push`].
+pub fn begin(chunk: &mut Vec<u8>, key: &[u8]) -> usize {
+    push_part(chunk, key);
+    chunk.extend_from_slice(&[0; 4]);
+    chunk.len()
+}
+
+/// Ends a record that [`begin`] has begun.
+///
+/// # Panics
+/// As [`push`].
+pub fn end(chunk: &mut [u8], start: usize) {
+    let len = part_len(chunk.len() - start);
+    chunk[start - 4..start].copy_from_slice(&len.to_le_bytes());
+}
+
+fn part_len(len: usize) -> u32 {
+    let len = u32::try_from(len).ok().filter(|len| *len != TOMBSTONE);
+    len.expect("record part under 4 GiB")
+}
+
 fn push_part(chunk: &mut Vec<u8>, part: &[u8]) {
-    let len = u32::try_from(part.len())
-        .ok()
-        .filter(|len| *len != TOMBSTONE);
-    chunk.extend_from_slice(&len.expect("record part under 4 GiB").to_le_bytes());
+    chunk.extend_from_slice(&part_len(part.len()).to_le_bytes());
     chunk.extend_from_slice(part);
 }
 
@@ -120,6 +142,16 @@ mod tests {
             let want: Vec<Record<'_>> =
                 records.iter().map(|(k, v)| (k.as_slice(), v.as_deref())).collect();
             prop_assert_eq!(read, Ok(want));
+        }
+
+        #[test]
+        fn a_value_may_be_written_in_place(before: Vec<u8>, key: Vec<u8>, value: Vec<u8>) {
+            let (mut pushed, mut written) = (before.clone(), before);
+            push(&mut pushed, &key, Some(&value));
+            let start = begin(&mut written, &key);
+            written.extend_from_slice(&value);
+            end(&mut written, start);
+            prop_assert_eq!(pushed, written);
         }
 
         #[test]

@@ -13,22 +13,20 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Closes a ledger entry: `entry` is a JSON object still open, its `seq` already
+    /// Closes a ledger entry: `out` from `start` on is a JSON object still open, its `seq` already
     /// `self.seq + 1`. Appends `prev` and `hash`, and moves the chain on.
     ///
     /// The hash is the SHA-256 of the entry as it would read without its `hash` field.
-    pub fn seal(&mut self, entry: &mut Vec<u8>) {
-        entry.extend_from_slice(b",\"prev\":\"");
-        write_hex(entry, &self.hash);
-        entry.push(b'"');
-        let mut hasher = Sha256::new();
-        hasher.update(&*entry);
-        hasher.update(b"}");
-        self.hash = hasher.finalize().into();
+    pub fn seal(&mut self, out: &mut Vec<u8>, start: usize) {
+        out.extend_from_slice(b",\"prev\":\"");
+        write_hex(out, &self.hash);
+        out.extend_from_slice(b"\"}");
+        self.hash = Sha256::digest(&out[start..]).into();
         self.seq += 1;
-        entry.extend_from_slice(b",\"hash\":\"");
-        write_hex(entry, &self.hash);
-        entry.extend_from_slice(b"\"}");
+        out.pop();
+        out.extend_from_slice(b",\"hash\":\"");
+        write_hex(out, &self.hash);
+        out.extend_from_slice(b"\"}");
     }
 }
 
@@ -42,7 +40,7 @@ mod tests {
         let mut previous = "0".repeat(64);
         for seq in 1..=3 {
             let mut entry = format!("{{\"seq\":{seq}").into_bytes();
-            chain.seal(&mut entry);
+            chain.seal(&mut entry, 0);
             let text = String::from_utf8(entry).expect("UTF-8");
             let (body, rest) = text.split_once(",\"hash\":\"").expect("sealed");
             let hash = rest.trim_end_matches("\"}");

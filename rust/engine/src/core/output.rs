@@ -16,7 +16,19 @@ pub struct Lane {
 pub struct Outputs {
     partitions: usize,
     lanes: Vec<Lane>,
+    /// How many bytes each lane had when it was last emptied: it will need about as many again.
+    expected: Vec<usize>,
     journal: Vec<(usize, usize)>,
+}
+
+/// A record whose value is being written; [`Outputs::close`] it.
+#[derive(Debug)]
+pub struct Open {
+    /// The lane's bytes: the value is appended to them.
+    pub data: Vec<u8>,
+    /// Where the value begins.
+    pub start: usize,
+    lane: usize,
 }
 
 /// A point to which outputs can be taken back.
@@ -31,17 +43,34 @@ impl Outputs {
         Self {
             partitions,
             lanes: vec![Lane::default(); topics * partitions],
+            expected: vec![0; topics * partitions],
             journal: Vec::new(),
         }
     }
 
-    /// Appends one record.
-    pub fn push(&mut self, topic: usize, partition: u32, key: &[u8], value: &[u8]) {
+    /// Begins a record. No other may begin before it is closed.
+    pub fn open(&mut self, topic: usize, partition: u32, key: &[u8]) -> Open {
         let index = topic * self.partitions + partition as usize;
         let lane = &mut self.lanes[index];
         self.journal.push((index, lane.data.len()));
-        chunk::push(&mut lane.data, key, Some(value));
         lane.records += 1;
+        let mut data = std::mem::take(&mut lane.data);
+        if data.is_empty() {
+            let expected = self.expected[index];
+            data.reserve_exact(expected + expected / 8);
+        }
+        let start = chunk::begin(&mut data, key);
+        Open {
+            data,
+            start,
+            lane: index,
+        }
+    }
+
+    /// Ends a record.
+    pub fn close(&mut self, mut record: Open) {
+        chunk::end(&mut record.data, record.start);
+        self.lanes[record.lane].data = record.data;
     }
 
     /// The present point.
@@ -68,6 +97,7 @@ impl Outputs {
             .enumerate()
             .filter(|(_, lane)| lane.records > 0)
             .map(|(index, lane)| {
+                self.expected[index] = lane.data.len();
                 let partition = u32::try_from(index % partitions).unwrap_or(u32::MAX);
                 (index / partitions, partition, std::mem::take(lane))
             })
@@ -79,15 +109,21 @@ impl Outputs {
 mod tests {
     use super::*;
 
+    fn push(out: &mut Outputs, topic: usize, partition: u32, value: &[u8]) {
+        let mut record = out.open(topic, partition, b"k");
+        record.data.extend_from_slice(value);
+        out.close(record);
+    }
+
     #[test]
     fn what_is_taken_back_leaves_no_trace() {
         let mut out = Outputs::new(2, 2);
-        out.push(0, 1, b"k", b"kept");
+        push(&mut out, 0, 1, b"kept");
         let mark = out.mark();
-        out.push(0, 1, b"k", b"gone");
-        out.push(1, 0, b"k", b"gone");
+        push(&mut out, 0, 1, b"gone");
+        push(&mut out, 1, 0, b"gone");
         out.take_back(mark);
-        out.push(1, 1, b"k", b"kept too");
+        push(&mut out, 1, 1, b"kept too");
         let lanes = out.drain();
         let seen: Vec<_> = lanes
             .iter()

@@ -58,7 +58,6 @@ pub struct Shard {
     stations: Store<Station>,
     assets: Store<Asset>,
     out: Outputs,
-    scratch: Vec<u8>,
     /// By [`EntityKind`]: the last offset applied, -1 before the first.
     applied: [i64; 3],
     outcomes: Outcomes,
@@ -91,7 +90,6 @@ impl Shard {
             stations: Store::default(),
             assets: Store::default(),
             out: Outputs::new(topics::COUNT, partitions),
-            scratch: Vec::new(),
             applied: [-1; 3],
             outcomes: Outcomes::default(),
         }
@@ -269,7 +267,6 @@ impl Shard {
                 out: &mut self.out,
                 partition: self.partition,
                 partitions: self.partitions,
-                scratch: &mut self.scratch,
             },
             origin: Some(origin),
             entity_id: id,
@@ -331,7 +328,6 @@ impl Shard {
         let Self {
             plans,
             out,
-            scratch,
             partition,
             partitions,
             ..
@@ -340,7 +336,6 @@ impl Shard {
             out,
             partition: *partition,
             partitions: *partitions,
-            scratch,
         };
         let (_, plan) = plans.get_mut(at);
         let reason = arrival.apply_to_plan(setup, lanes, plan, request, envelope);
@@ -364,7 +359,6 @@ impl Shard {
         };
         let Self {
             out,
-            scratch,
             partition,
             partitions,
             ..
@@ -373,7 +367,6 @@ impl Shard {
             out,
             partition: *partition,
             partitions: *partitions,
-            scratch,
         };
         let reason = arrival.apply_to_plan(setup, lanes, &mut plan, request, envelope);
         if reason == Reason::Ok {
@@ -403,7 +396,6 @@ impl Shard {
         let Self {
             stations,
             out,
-            scratch,
             partition,
             partitions,
             ..
@@ -412,7 +404,6 @@ impl Shard {
             out,
             partition: *partition,
             partitions: *partitions,
-            scratch,
         };
         let (_, station) = stations.get_mut(at);
         let mut turn = arrival.turn(setup, lanes, envelope);
@@ -441,7 +432,6 @@ impl Shard {
         let Self {
             assets,
             out,
-            scratch,
             partition,
             partitions,
             ..
@@ -450,7 +440,6 @@ impl Shard {
             out,
             partition: *partition,
             partitions: *partitions,
-            scratch,
         };
         let (_, asset) = assets.get_mut(at);
         let mut turn = arrival.turn(setup, lanes, envelope);
@@ -478,7 +467,6 @@ impl Shard {
         let Self {
             plans,
             out,
-            scratch,
             partition,
             partitions,
             ..
@@ -496,7 +484,6 @@ impl Shard {
                 out,
                 partition: *partition,
                 partitions: *partitions,
-                scratch,
             },
             origin: None,
             entity_id: id,
@@ -529,19 +516,14 @@ impl Shard {
             stations,
             assets,
             out,
-            scratch,
             partition,
             ..
         } = self;
         let mut push = |kind: EntityKind, id: &str, encode: &dyn Fn(&mut Vec<u8>)| {
-            scratch.clear();
-            encode(scratch);
-            out.push(
-                kind.state_topic() as usize,
-                *partition,
-                id.as_bytes(),
-                scratch,
-            );
+            let topic = kind.state_topic() as usize;
+            let mut record = out.open(topic, *partition, id.as_bytes());
+            encode(&mut record.data);
+            out.close(record);
         };
         plans.drain_changed(|id, plan| {
             push(EntityKind::Plan, id, &|bytes| plan.encode(setup, bytes));

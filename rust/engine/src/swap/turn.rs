@@ -8,7 +8,7 @@ use super::topics::Topic;
 use crate::core::frame::{self, Origin, OutboxKind};
 use crate::core::json::{write_digits, write_int, write_string};
 use crate::core::ledger::Chain;
-use crate::core::output::Outputs;
+use crate::core::output::{Open, Outputs};
 use crate::core::partition::partition_for;
 use crate::core::time::write_rfc3339;
 
@@ -24,8 +24,6 @@ pub struct Lanes<'a> {
     pub partition: u32,
     /// Partitions of every topic.
     pub partitions: u32,
-    /// Room to build values in.
-    pub scratch: &'a mut Vec<u8>,
 }
 
 /// What is known of the signal, or of the timer, that a rule is applied to.
@@ -92,16 +90,14 @@ pub struct Entry<'a> {
 impl Turn<'_> {
     /// Appends a sealed entry to a ledger of the plan.
     pub fn enter(&mut self, ledger: Ledger, chain: &mut Chain, currency: &str, entry: &Entry<'_>) {
-        let mut out = std::mem::take(self.lanes.scratch);
-        out.clear();
-        self.write_entry(&mut out, chain.seq + 1, currency, entry);
-        chain.seal(&mut out);
         let topic = match ledger {
             Ledger::Payment => Topic::LedgerPayment,
             Ledger::Service => Topic::LedgerService,
         };
-        self.push(topic, &out);
-        *self.lanes.scratch = out;
+        let mut record = self.open(topic);
+        self.write_entry(&mut record.data, chain.seq + 1, currency, entry);
+        chain.seal(&mut record.data, record.start);
+        self.lanes.out.close(record);
         self.entries += 1;
     }
 
@@ -172,20 +168,19 @@ impl Turn<'_> {
         }
     }
 
-    /// Appends a record, keyed by the entity, to a topic of the shard's own partition.
-    fn push(&mut self, topic: Topic, value: &[u8]) {
+    /// Begins a record, keyed by the entity, in a topic of the shard's own partition.
+    fn open(&mut self, topic: Topic) -> Open {
         let Lanes { out, partition, .. } = &mut self.lanes;
-        out.push(topic as usize, *partition, self.entity_id.as_bytes(), value);
+        out.open(topic as usize, *partition, self.entity_id.as_bytes())
     }
 
     /// Sends an MQTT message; `payload` writes its body.
     pub fn publish(&mut self, kind: OutboxKind, topic: &str, payload: impl FnOnce(&mut Vec<u8>)) {
-        let mut out = std::mem::take(self.lanes.scratch);
-        out.clear();
-        frame::outbox_header(&mut out, kind, EXPIRY_S, self.correlation_id, topic);
-        payload(&mut out);
-        self.push(Topic::Outbox, &out);
-        *self.lanes.scratch = out;
+        let mut record = self.open(Topic::Outbox);
+        let out = &mut record.data;
+        frame::outbox_header(out, kind, EXPIRY_S, self.correlation_id, topic);
+        payload(out);
+        self.lanes.out.close(record);
     }
 
     /// Sends a signal to another entity; `fields` writes the rest of its JSON object.
@@ -196,18 +191,17 @@ impl Turn<'_> {
         event: Event,
         fields: impl FnOnce(&mut Vec<u8>),
     ) {
-        let mut out = std::mem::take(self.lanes.scratch);
-        out.clear();
-        frame::signal_header(&mut out, event.name(), self.recorded_ms);
-        out.extend_from_slice(b"{\"at_ms\":");
-        write_int(&mut out, self.event_ms);
-        text_field(&mut out, "correlation_id", Some(self.correlation_id));
-        fields(&mut out);
-        out.push(b'}');
         let key = entity_id.as_bytes();
         let partition = partition_for(key, self.lanes.partitions);
-        self.lanes.out.push(topic as usize, partition, key, &out);
-        *self.lanes.scratch = out;
+        let mut record = self.lanes.out.open(topic as usize, partition, key);
+        let out = &mut record.data;
+        frame::signal_header(out, event.name(), self.recorded_ms);
+        out.extend_from_slice(b"{\"at_ms\":");
+        write_int(out, self.event_ms);
+        text_field(out, "correlation_id", Some(self.correlation_id));
+        fields(out);
+        out.push(b'}');
+        self.lanes.out.close(record);
     }
 
     /// The same turn under another correlation id.
@@ -218,7 +212,6 @@ impl Turn<'_> {
                 out: self.lanes.out,
                 partition: self.lanes.partition,
                 partitions: self.lanes.partitions,
-                scratch: self.lanes.scratch,
             },
             origin: self.origin,
             entity_id: self.entity_id,
@@ -237,18 +230,16 @@ impl Turn<'_> {
             return;
         };
         self.is_kept = true;
-        let mut out = std::mem::take(self.lanes.scratch);
-        out.clear();
+        let mut record = self.open(Topic::DeadLetter);
         frame::dead_letter(
-            &mut out,
+            &mut record.data,
             reason.code(),
             origin,
             self.recorded_ms,
             detail,
             self.raw,
         );
-        self.push(Topic::DeadLetter, &out);
-        *self.lanes.scratch = out;
+        self.lanes.out.close(record);
     }
 }
 
