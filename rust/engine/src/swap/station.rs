@@ -103,11 +103,13 @@ impl Station {
         &mut self.stock[at]
     }
 
-    fn take_intent(&mut self, correlation_id: &str) -> Option<Intent> {
-        let at = self
-            .intents
-            .iter()
-            .position(|i| *i.correlation_id == *correlation_id)?;
+    /// Takes off the request with this correlation id; of this plan, if it is known, since clients
+    /// of two plans may choose the same id.
+    fn take_intent(&mut self, correlation_id: &str, plan_id: Option<&str>) -> Option<Intent> {
+        let at = self.intents.iter().position(|intent| {
+            *intent.correlation_id == *correlation_id
+                && plan_id.is_none_or(|plan_id| *intent.plan_id == *plan_id)
+        })?;
         Some(self.remove_intent(at))
     }
 
@@ -206,7 +208,7 @@ impl Station {
         match event {
             Event::Allocate => self.allocate(turn, request),
             Event::AllocationRelease => {
-                self.take_intent(turn.correlation_id);
+                self.take_intent(turn.correlation_id, request.plan_id.as_deref());
                 Ok(Reason::Ok)
             }
             Event::StockMoved => {
@@ -232,10 +234,14 @@ impl Station {
     ) -> Result<Reason, Rejection> {
         let plan_id = require(&request.plan_id, "plan_id")?;
         let fleet = known_fleet(turn.setup, request)?;
-        let asked_before = self
-            .intents
-            .iter()
-            .any(|intent| *intent.correlation_id == *turn.correlation_id);
+        let answered = signal_id(&[turn.correlation_id, plan_id]);
+        if self.answers.outcome(answered).is_some() {
+            // ARM's answer and the plan's next try have crossed.
+            return Ok(Reason::Duplicate);
+        }
+        let asked_before = self.intents.iter().any(|intent| {
+            *intent.correlation_id == *turn.correlation_id && *intent.plan_id == *plan_id
+        });
         if !asked_before {
             let stock = self.stock_of(fleet);
             if stock.current_stock - stock.promised <= 0 {
@@ -272,7 +278,8 @@ impl Station {
     fn answer(&mut self, turn: &mut Turn<'_>, request: &Request<'_>) -> Result<Reason, Rejection> {
         let status = require(&request.status, "status")?;
         let asset_id = optional_id(&request.asset_id, "asset_id")?;
-        let seen = signal_id(&[turn.correlation_id, status, asset_id.unwrap_or("")]);
+        let plan_id = request.plan_id.as_deref().unwrap_or("");
+        let seen = signal_id(&[turn.correlation_id, plan_id, status, asset_id.unwrap_or("")]);
         if !turn.correlation_id.is_empty() && self.answers.outcome(seen).is_some() {
             return Ok(Reason::Duplicate);
         }
@@ -285,23 +292,27 @@ impl Station {
         let result = match status {
             "issued" => self.issued(turn, request, intent.as_ref()),
             _ => {
-                let intent = intent.ok_or(Reason::UnknownAllocation)?;
-                deny(
-                    turn,
-                    &intent.plan_id,
-                    request.reason.as_deref().unwrap_or(status),
-                );
+                let intent = intent.as_ref().ok_or(Reason::UnknownAllocation)?;
+                let mut onward = turn.on_behalf_of(&intent.correlation_id);
+                let reason = request.reason.as_deref().unwrap_or(status);
+                deny(&mut onward, &intent.plan_id, reason);
                 Ok(Reason::Ok)
             }
         }?;
         let limits = turn.setup.limits;
-        self.answers.remember(
-            seen,
-            result as u8,
-            turn.recorded_ms,
-            limits.dedupe_window_ms,
-            limits.dedupe_entries_max,
-        );
+        let answered = match &intent {
+            Some(intent) => signal_id(&[&intent.correlation_id, &intent.plan_id]),
+            None => signal_id(&[turn.correlation_id, plan_id]),
+        };
+        for id in [seen, answered] {
+            self.answers.remember(
+                id,
+                result as u8,
+                turn.recorded_ms,
+                limits.dedupe_window_ms,
+                limits.dedupe_entries_max,
+            );
+        }
         Ok(result)
     }
 
@@ -309,7 +320,7 @@ impl Station {
     /// none.
     fn intent_of(&mut self, turn: &Turn<'_>, request: &Request<'_>) -> Option<Intent> {
         if !turn.correlation_id.is_empty() {
-            return self.take_intent(turn.correlation_id);
+            return self.take_intent(turn.correlation_id, request.plan_id.as_deref());
         }
         let fleet = request
             .fleet_id

@@ -39,11 +39,12 @@ fn no_answer(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, mut session: Session)
     }
     give_up(turn, plan, &session, Reason::AllocationTimedOut);
     let location_id = &turn.setup.locations[session.location as usize].id;
+    let plan_id = turn.turn.entity_id;
     turn.turn.send(
         Topic::SignalsStation,
         location_id,
         Event::AllocationRelease,
-        |_| {},
+        |out| text_field(out, "plan_id", Some(plan_id)),
     );
 }
 
