@@ -46,6 +46,8 @@ class Stage:
         before = (len(play.outbox), len(play.dead_letters), _entry_count(play))
         if step.wait is not None:
             play.advance(duration_ms(step.wait))
+        if step.wait_unseen is not None:
+            play.now_ms += duration_ms(step.wait_unseen)
         if step.until is not None:
             play.advance(_epoch_ms(step.until) - play.now_ms)
         if step.restart:

@@ -56,6 +56,8 @@ class Step(Struct, forbid_unknown_fields=True):
     say: str
     # Time.
     wait: str | None = None
+    wait_unseen: str | None = None
+    """Time that passes without a look at the timers."""
     until: str | None = None
     restart: bool = False
     # What is sent.
