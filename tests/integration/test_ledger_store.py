@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from bss_stream.audit import audit
 from bss_stream.errors import ConfigError, SinkError
 from bss_stream.log.protocol import TopicPartition
 from bss_stream.sink import LedgerStore, StoreUnavailableError, open_ledger_store
-from bss_stream.sink.entry import Batch, EntryRow, Position, Reject, RejectReason
+from bss_stream.sink.entry import Batch, EntryRow, Position, Reject, RejectReason, StationRow
 from bss_stream.sink.sqlite import SqliteLedgerStore
 from tests.integration.databases import execute, locked, query
 from tests.ledger_chain import PlanLedger, batch_of
@@ -153,16 +154,68 @@ def test_sinks_that_start_together_make_one_schema(ledger_url: str) -> None:
     for store in stores:
         store.close()
     assert failures == []
-    assert query(ledger_url, "SELECT version FROM sink_migrations") == [(1,)]
+    assert query(ledger_url, "SELECT version FROM sink_migrations") == [(1,), (2,)]
 
 
 def test_a_schema_from_a_later_program_is_refused(store: LedgerStore, ledger_url: str) -> None:
-    execute(ledger_url, "INSERT INTO sink_migrations VALUES (2, 0)")
+    execute(ledger_url, "INSERT INTO sink_migrations VALUES (3, 0)")
     with (
         closing(open_ledger_store(ledger_url)) as later,
-        pytest.raises(SinkError, match="version 2"),
+        pytest.raises(SinkError, match="version 3"),
     ):
         later.open()
+
+
+def test_a_database_of_the_first_schema_is_brought_on(ledger_url: str) -> None:
+    server = "sqlite" if ledger_url.startswith("sqlite:") else "postgres"
+    first, *_ = import_module(f"bss_stream.sink.{server}").MIGRATIONS
+    rows, columns = rows_of("plan-1"), ", ".join(EntryRow._fields)
+    for statement in (
+        *first,
+        "CREATE TABLE sink_migrations (version INTEGER PRIMARY KEY, applied_at_ms BIGINT NOT NULL)"
+        if server == "postgres"
+        else "CREATE TABLE sink_migrations (version INTEGER PRIMARY KEY, applied_at_ms INTEGER)",
+        "INSERT INTO sink_migrations VALUES (1, 0)",
+        f"INSERT INTO sink_offsets VALUES ('{HERE.topic}', {HERE.partition}, 4)",
+        *(f"INSERT INTO ledger_entries ({columns}) VALUES {tuple(row)}" for row in rows),
+    ):
+        execute(ledger_url, statement)
+    with closing(open_ledger_store(ledger_url)) as store:
+        store.open()
+        assert stored(store) == rows
+        assert store.offsets() == {HERE: 4}
+    newest = max(row.recorded_at_ms for row in rows)
+    assert query(ledger_url, "SELECT recorded_at_ms FROM sink_offsets") == [(newest,)]
+
+
+def test_the_newest_recorded_time_is_kept_with_each_offset(
+    store: LedgerStore, ledger_url: str
+) -> None:
+    rows = rows_of("plan-1")
+    there = TopicPartition(topics.STATE_STATION, 0)
+    for offset, batch in enumerate((rows[2:3], rows[1:2], []), 1):
+        positions = [Position(*HERE, offset)] * len(batch)
+        store.write(Batch(batch, positions, []), {HERE: offset, there: offset})
+    assert query(ledger_url, "SELECT recorded_at_ms FROM sink_offsets ORDER BY topic") == [
+        (rows[2].recorded_at_ms,),
+        (None,),
+    ]
+
+
+def test_a_station_s_state_never_goes_back(store: LedgerStore, ledger_url: str) -> None:
+    def write(*stations: StationRow) -> list[tuple[object, ...]]:
+        store.write(EMPTY._replace(stations=stations), {})
+        return query(ledger_url, "SELECT * FROM station_states ORDER BY location_id")
+
+    first = StationRow("station-b", 7, b"\x00\xff")
+    assert write(first, StationRow("station-a", 9, b"a")) == [("station-a", 9, b"a"), first]
+    assert write(first._replace(state=b"again"), first._replace(offset=6)) == [
+        ("station-a", 9, b"a"),
+        first,
+    ]
+    forgotten = first._replace(offset=8, state=None)
+    assert write(forgotten)[1] == forgotten
+    assert write(first)[1] == forgotten
 
 
 def test_a_closed_store_opens_again(store: LedgerStore) -> None:

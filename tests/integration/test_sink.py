@@ -286,6 +286,25 @@ async def test_a_stopped_sink_writes_what_the_log_holds(
     assert stored(store) == expected(plans)
 
 
+async def test_each_station_has_its_newest_state(
+    log: EmbeddedLog, ledger_url: str, store: LedgerStore
+) -> None:
+    stations = [b"station-1", b"station-2", b"station-3"]
+    states: list[Record] = [
+        (topics.STATE_STATION, key, b"%d" % number) for number in range(40) for key in stations
+    ]
+    await append(log, [*states, (topics.STATE_STATION, stations[1], None)], 7)
+    await append(log, [(topics.STATE_STATION, b"no id", b"x")])
+    await drained(log, ledger_url, QUICK._replace(records_max=1))
+    await append(log, [(topics.STATE_STATION, stations[2], b"40")])
+    sink = await drained(log, ledger_url, QUICK._replace(group="another"))
+    found = query(ledger_url, "SELECT location_id, state FROM station_states ORDER BY 1")
+    assert found == [("station-1", b"39"), ("station-2", None), ("station-3", b"40")]
+    assert (sink.counters.stations, sink.counters.rejects) == (1, {})
+    rejects = query(ledger_url, "SELECT topic, reason, record_key, raw FROM sink_rejects")
+    assert rejects == [(topics.STATE_STATION, "undecodable", b"no id", b"x")]
+
+
 def killed_at(kill_at: int, log: Path, url: str) -> int:
     """Run a sink in a process, kill it once the database has `kill_at` entries; how many then."""
     command = [sys.executable, "-m", "tests.integration.sink_process"]

@@ -1,6 +1,6 @@
-"""A ledger record becomes one SQL row, or a reject that keeps its bytes."""
+"""A record becomes one SQL row, or a reject that keeps its bytes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Final, NamedTuple
@@ -11,6 +11,7 @@ from bss_stream import topics
 from bss_stream._engine import unpack
 from bss_stream.errors import LogError
 from bss_stream.log.protocol import Fetched
+from bss_stream.setup.documents import is_id
 
 LEDGER_NAMES: Final = {topics.LEDGER_PAYMENT: "payment", topics.LEDGER_SERVICE: "service"}
 """The `ledger` column by topic."""
@@ -79,12 +80,32 @@ class Reject(NamedTuple):
     """The record's value, None if it had none."""
 
 
+class StationRow(NamedTuple):
+    """One row of station_states, its fields in the order of the columns."""
+
+    location_id: str
+    offset: int
+    """In the partition of the station's changelog: the later record wins."""
+    state: bytes | None
+    """The changelog's bytes as they are, None once the station is forgotten."""
+
+
 class Batch(NamedTuple):
     """What one SQL transaction takes; `positions` runs parallel to `entries`."""
 
     entries: list[EntryRow]
     positions: list[Position]
     rejects: list[Reject]
+    stations: Sequence[StationRow] = ()
+    """The newest state of each station concerned."""
+
+    def newest_ms(self) -> dict[tuple[str, int], int]:
+        """The newest recorded time of each topic's and partition's entries, in epoch ms."""
+        newest: dict[tuple[str, int], int] = {}
+        for row, position in zip(self.entries, self.positions, strict=True):
+            place = position[:2]
+            newest[place] = max(row.recorded_at_ms, newest.get(place, row.recorded_at_ms))
+        return newest
 
 
 class _Entry(msgspec.Struct, frozen=True, gc=False):
@@ -151,10 +172,31 @@ def decode_fetched(fetched: Sequence[Fetched]) -> Batch:
     Raises LogError when a chunk is damaged: its records cannot even be told apart.
     """
     batch = Batch([], [], [])
+    stations: dict[bytes, Position] = {}
+    states: dict[bytes, bytes | None] = {}
     for part in fetched:
         for offset, (key, value) in zip(part.offsets, _records(part), strict=True):
-            _decode_into(batch, Position(part.topic, part.partition, offset), key, value)
-    return batch
+            position = Position(part.topic, part.partition, offset)
+            if part.topic == topics.STATE_STATION:
+                # A busy station has many records in a batch, and only the last one counts.
+                stations[key], states[key] = position, value
+            else:
+                _decode_into(batch, position, key, value)
+    return batch._replace(stations=_station_rows(batch, stations, states))
+
+
+def _station_rows(
+    batch: Batch, stations: Mapping[bytes, Position], states: Mapping[bytes, bytes | None]
+) -> list[StationRow]:
+    rows = []
+    for key, position in stations.items():
+        location_id = key.decode("utf-8", "replace")
+        if is_id(location_id):
+            rows.append(StationRow(location_id, position.offset, states[key]))
+        else:
+            error = f"the key is {key!r}: expected a location id"
+            _reject(batch, position, RejectReason.UNDECODABLE, error, key, states[key])
+    return rows
 
 
 def _records(part: Fetched) -> list[tuple[bytes, bytes | None]]:

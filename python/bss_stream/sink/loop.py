@@ -1,4 +1,4 @@
-"""The sink's loop: read ledger records, write them with their offsets, never skip one."""
+"""The sink's loop: read records, write them with their offsets, never skip one."""
 
 import asyncio
 import logging
@@ -37,6 +37,9 @@ class SinkSettings(NamedTuple):
 
 DEFAULT_SETTINGS: Final = SinkSettings()
 
+COPIED: Final = (*topics.LEDGERS, topics.STATE_STATION)
+"""What the sink reads."""
+
 
 @dataclass
 class SinkCounters:
@@ -47,6 +50,8 @@ class SinkCounters:
     """Entries that were in the database already, byte for byte."""
     rejects: Counter[str] = field(default_factory=Counter)
     """Records that went to sink_rejects, by reason."""
+    stations: int = 0
+    """States of stations, one a station and batch."""
     batches: int = 0
     unavailable: int = 0
     """Attempts that found the database gone."""
@@ -54,7 +59,7 @@ class SinkCounters:
 
 
 class LedgerSink:
-    """Copies the ledger topics of `log` to `store`, each entry once.
+    """Copies the ledger topics of `log` to `store`, each entry once, and the stations' states.
 
     The database holds the next offset of every partition in the transaction of the entries, and
     reading starts there on every assignment, so neither a crash nor a wrong group offset loses
@@ -113,7 +118,7 @@ class LedgerSink:
         try:
             await self._persist(self._store.open)
             self._joined = asyncio.get_running_loop().create_future()
-            consumer = await self._log.consumer(self._settings.group, topics.LEDGERS, self)
+            consumer = await self._log.consumer(self._settings.group, COPIED, self)
             self._joined.set_result(consumer)
             try:
                 await self._copy(consumer)
@@ -167,10 +172,12 @@ class LedgerSink:
     async def _write(self, fetched: list[Fetched]) -> None:
         offsets = {TopicPartition(part.topic, part.partition): part.next_offset for part in fetched}
 
-        def write() -> Written:
-            return self._store.write(decode_fetched(fetched), offsets)
+        def write() -> tuple[Written, int]:
+            batch = decode_fetched(fetched)
+            return self._store.write(batch, offsets), len(batch.stations)
 
-        written = await self._persist(write)
+        written, stations = await self._persist(write)
+        self.counters.stations += stations
         self.counters.batches += 1
         self.counters.entries += written.inserted
         self.counters.duplicates += written.duplicates

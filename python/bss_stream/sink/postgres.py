@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
@@ -61,6 +61,20 @@ MIGRATIONS: Final = (
              PRIMARY KEY (topic, partition, "offset")
            )""",
     ),
+    (
+        "ALTER TABLE sink_offsets ADD COLUMN recorded_at_ms bigint",
+        """UPDATE sink_offsets
+             SET recorded_at_ms = (SELECT max(recorded_at_ms) FROM ledger_entries)
+             WHERE topic LIKE 'bss.ledger.%'""",
+        "CREATE INDEX ledger_entries_service ON ledger_entries (plan_id, service_id, seq)",
+        """CREATE INDEX ledger_entries_payment ON ledger_entries (plan_id, seq)
+             WHERE ledger = 'payment'""",
+        """CREATE TABLE station_states (
+             location_id text COLLATE "C" NOT NULL PRIMARY KEY,
+             "offset" bigint NOT NULL,
+             state bytea
+           )""",
+    ),
 )
 """The statements that lead to each schema version, from 1 on. A released one never changes."""
 
@@ -85,12 +99,18 @@ _INSERT_REJECT: Final = (
 )
 # Greatest, because a member that lost the partition may still write a batch that it had in hand.
 _UPSERT_OFFSET: Final = """
-    INSERT INTO sink_offsets AS held VALUES (%s, %s, %s)
-    ON CONFLICT (topic, partition)
-    DO UPDATE SET next_offset = greatest(held.next_offset, excluded.next_offset)"""
+    INSERT INTO sink_offsets AS held VALUES (%s, %s, %s, %s)
+    ON CONFLICT (topic, partition) DO UPDATE SET
+      next_offset = greatest(held.next_offset, excluded.next_offset),
+      recorded_at_ms = greatest(held.recorded_at_ms, excluded.recorded_at_ms)"""
+_UPSERT_STATION: Final = """
+    INSERT INTO station_states AS held VALUES (%s, %s, %s)
+    ON CONFLICT (location_id)
+    DO UPDATE SET "offset" = excluded."offset", state = excluded.state
+    WHERE held."offset" < excluded."offset"
+"""
 
 _DEFAULTS: Final = {
-    "application_name": "bss-stream-sink",
     "connect_timeout": "10",
     # A server that vanished without a word is noticed within about half a minute.
     "keepalives_idle": "10",
@@ -124,10 +144,7 @@ class PostgresLedgerStore:
     """
 
     def __init__(self, url: str) -> None:
-        given = _parsed(url)
-        missing = {name: value for name, value in _DEFAULTS.items() if name not in given}
-        self._conninfo = conninfo.make_conninfo(url, **missing)
-        self._name = f"{given.get('dbname')} on {given.get('host')}:{given.get('port')}"
+        self._conninfo, self._name = connection_settings(url, "bss-stream-sink")
         self._connection: Connection | None = None
 
     def open(self) -> None:
@@ -150,12 +167,13 @@ class PostgresLedgerStore:
                 rejects = batch.rejects + conflicts
                 if rejects:
                     cursor.executemany(_INSERT_REJECT, rejects)
+                # In one order in every sink, or two could wait for each other.
+                if batch.stations:
+                    cursor.executemany(_UPSERT_STATION, sorted(batch.stations))
                 if offsets:
-                    cursor.executemany(
-                        _UPSERT_OFFSET,
-                        # In one order in every sink, or two could wait for each other.
-                        [(*partition, offsets[partition]) for partition in sorted(offsets)],
-                    )
+                    newest_ms = batch.newest_ms()
+                    rows = [(*place, offsets[place], newest_ms.get(place)) for place in offsets]
+                    cursor.executemany(_UPSERT_OFFSET, sorted(rows))
         duplicates = len(batch.entries) - inserted - len(conflicts)
         return Written(inserted, duplicates, Counter(reject.reason.value for reject in rejects))
 
@@ -185,18 +203,31 @@ class PostgresLedgerStore:
             self._connection = connection
         return self._connection
 
-    @contextmanager
-    def _faults(self) -> Iterator[None]:
-        """Turn psycopg's errors into the sink's; after one, the next call connects anew."""
-        try:
-            yield
-        except psycopg.Error as error:
-            self.close()
-            # The text may come from the server, but never holds the password.
-            message = f"ledger database {self._name}: {str(error).strip()}"
-            if _is_transient(error):
-                raise StoreUnavailableError(message) from error
-            raise SinkError(message) from error
+    def _faults(self) -> AbstractContextManager[None]:
+        return faults(self._name, self.close)
+
+
+@contextmanager
+def faults(name: str, close: Callable[[], None]) -> Iterator[None]:
+    """Turn psycopg's errors into the sink's; `close` has the next call connect anew."""
+    try:
+        yield
+    except psycopg.Error as error:
+        close()
+        # The text may come from the server, but never holds the password.
+        message = f"ledger database {name}: {str(error).strip()}"
+        if _is_transient(error):
+            raise StoreUnavailableError(message) from error
+        raise SinkError(message) from error
+
+
+def connection_settings(url: str, application: str) -> tuple[str, str]:
+    """What libpq connects with, and what messages call the database. Raises ConfigError."""
+    given = _parsed(url)
+    defaults = {"application_name": application, **_DEFAULTS}
+    missing = {name: value for name, value in defaults.items() if name not in given}
+    name = f"{given.get('dbname')} on {given.get('host')}:{given.get('port')}"
+    return conninfo.make_conninfo(url, **missing), name
 
 
 def _parsed(url: str) -> dict[str, str | int | None]:
@@ -234,7 +265,7 @@ class _PostgresSnapshot:
 
 
 def _migrate(connection: Connection) -> None:
-    if _schema_version(connection) == len(MIGRATIONS):
+    if schema_version(connection) == len(MIGRATIONS):
         return
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MIGRATION_LOCK,))
@@ -242,7 +273,7 @@ def _migrate(connection: Connection) -> None:
             "CREATE TABLE IF NOT EXISTS sink_migrations "
             "(version integer PRIMARY KEY, applied_at_ms bigint NOT NULL)"
         )
-        version = _schema_version(connection)
+        version = schema_version(connection)
         for number, statements in enumerate(MIGRATIONS[version:], version + 1):
             for statement in statements:
                 connection.execute(statement)
@@ -252,7 +283,8 @@ def _migrate(connection: Connection) -> None:
             )
 
 
-def _schema_version(connection: Connection) -> int:
+def schema_version(connection: Connection) -> int:
+    """The schema's version, 0 before the first one. Raises SinkError for a later one."""
     exists = connection.execute("SELECT to_regclass('sink_migrations') IS NOT NULL").fetchone()
     if exists is None or not exists[0]:
         return 0

@@ -57,6 +57,20 @@ MIGRATIONS: Final = (
              PRIMARY KEY (topic, "partition", "offset")
            ) STRICT""",
     ),
+    (
+        "ALTER TABLE sink_offsets ADD COLUMN recorded_at_ms INTEGER",
+        """UPDATE sink_offsets
+             SET recorded_at_ms = (SELECT max(recorded_at_ms) FROM ledger_entries)
+             WHERE topic LIKE 'bss.ledger.%'""",
+        "CREATE INDEX ledger_entries_service ON ledger_entries (plan_id, service_id, seq)",
+        """CREATE INDEX ledger_entries_payment ON ledger_entries (plan_id, seq)
+             WHERE ledger = 'payment'""",
+        """CREATE TABLE station_states (
+             location_id TEXT NOT NULL PRIMARY KEY,
+             "offset" INTEGER NOT NULL,
+             state BLOB
+           ) STRICT, WITHOUT ROWID""",
+    ),
 )
 """The statements that lead to each schema version, from 1 on. A released one never changes."""
 
@@ -70,12 +84,20 @@ _INSERT_REJECT: Final = (
 )
 # Max, because a member that lost the partition may still write a batch that it had in hand.
 _UPSERT_OFFSET: Final = """
-    INSERT INTO sink_offsets VALUES (?, ?, ?)
-    ON CONFLICT DO UPDATE SET next_offset = max(next_offset, excluded.next_offset)"""
+    INSERT INTO sink_offsets VALUES (?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET
+      next_offset = max(next_offset, excluded.next_offset),
+      recorded_at_ms = max(coalesce(recorded_at_ms, excluded.recorded_at_ms),
+                           coalesce(excluded.recorded_at_ms, recorded_at_ms))"""
+_UPSERT_STATION: Final = """
+    INSERT INTO station_states VALUES (?, ?, ?)
+    ON CONFLICT DO UPDATE SET "offset" = excluded."offset", state = excluded.state
+    WHERE station_states."offset" < excluded."offset"
+"""
 
 
 @contextmanager
-def _faults(path: str) -> Iterator[None]:
+def faults(path: str) -> Iterator[None]:
     """Turn sqlite3's errors into the sink's."""
     try:
         yield
@@ -88,7 +110,7 @@ def _faults(path: str) -> Iterator[None]:
 
 
 @contextmanager
-def _transaction(connection: sqlite3.Connection, mode: str) -> Iterator[None]:
+def transaction(connection: sqlite3.Connection, mode: str) -> Iterator[None]:
     connection.execute(f"BEGIN {mode}")
     try:
         yield
@@ -110,18 +132,18 @@ class SqliteLedgerStore:
         self._connection: sqlite3.Connection | None = None
 
     def open(self) -> None:
-        with _faults(self._path):
+        with faults(self._path):
             self._open()
 
     def offsets(self) -> dict[TopicPartition, int]:
-        with _faults(self._path):
+        with faults(self._path):
             rows = self._open().execute("SELECT topic, partition, next_offset FROM sink_offsets")
             return {TopicPartition(topic, partition): offset for topic, partition, offset in rows}
 
     def write(self, batch: Batch, offsets: Offsets) -> Written:
-        with _faults(self._path):
+        with faults(self._path):
             connection = self._open()
-            with _transaction(connection, "IMMEDIATE"):
+            with transaction(connection, "IMMEDIATE"):
                 inserted = connection.executemany(_INSERT_ENTRY, batch.entries).rowcount
                 inserted = max(inserted, 0)  # -1 when the batch has no entry
                 conflicts: list[Reject] = []
@@ -129,19 +151,22 @@ class SqliteLedgerStore:
                     conflicts = _conflicts(connection, batch)
                 rejects = batch.rejects + conflicts
                 connection.executemany(_INSERT_REJECT, rejects)
+                connection.executemany(_UPSERT_STATION, batch.stations)
+                newest_ms = batch.newest_ms()
                 connection.executemany(
-                    _UPSERT_OFFSET, [(*partition, offset) for partition, offset in offsets.items()]
+                    _UPSERT_OFFSET,
+                    [(*place, offset, newest_ms.get(place)) for place, offset in offsets.items()],
                 )
         duplicates = len(batch.entries) - inserted - len(conflicts)
         return Written(inserted, duplicates, Counter(reject.reason.value for reject in rejects))
 
     @contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
-        with _faults(self._path):
+        with faults(self._path):
             self._open()
             with (
                 closing(_connect(self._path, self._busy_timeout_s)) as connection,
-                _transaction(connection, "DEFERRED"),
+                transaction(connection, "DEFERRED"),
             ):
                 yield _SqliteSnapshot(connection)
 
@@ -195,7 +220,7 @@ def _connect(path: str, busy_timeout_s: float) -> sqlite3.Connection:
 
 
 def _migrate(connection: sqlite3.Connection) -> None:
-    with _transaction(connection, "IMMEDIATE"):
+    with transaction(connection, "IMMEDIATE"):
         connection.execute(
             "CREATE TABLE IF NOT EXISTS sink_migrations "
             "(version INTEGER PRIMARY KEY, applied_at_ms INTEGER NOT NULL) STRICT"

@@ -57,10 +57,10 @@ class LedgerStore(LedgerReader, Protocol):
         """The next offset to read of every partition that was ever written from."""
 
     def write(self, batch: Batch, offsets: Offsets) -> Written:
-        """Take entries, rejects and offsets in one transaction.
+        """Take entries, rejects, stations' states and offsets in one transaction.
 
         An entry that is there already is left alone; one that contradicts what is there goes to
-        sink_rejects. An offset never goes back.
+        sink_rejects. An offset never goes back, nor does a station's state.
         """
 
     def close(self) -> None:
@@ -78,14 +78,24 @@ def open_ledger_store(url: str) -> LedgerStore:
         try:
             from bss_stream.sink.postgres import PostgresLedgerStore
         except ImportError as error:
-            raise ConfigError(
-                [
-                    f"ledger database {scheme}://...: the PostgreSQL driver does not import "
-                    f"({error}): install the extra, pip install 'bss_stream[postgres]'"
-                ]
-            ) from error
+            raise driver_missing(scheme, error) from error
         return PostgresLedgerStore(url)
-    raise ConfigError(
+    raise unknown_scheme(scheme)
+
+
+def driver_missing(scheme: str, error: ImportError) -> ConfigError:
+    """The error for a PostgreSQL url without the extra that it needs."""
+    return ConfigError(
+        [
+            f"ledger database {scheme}://...: the PostgreSQL driver does not import "
+            f"({error}): install the extra, pip install 'bss_stream[postgres]'"
+        ]
+    )
+
+
+def unknown_scheme(scheme: str) -> ConfigError:
+    """The error for a url of another kind."""
+    return ConfigError(
         [f"ledger database {scheme!r}: expected sqlite:PATH or postgresql://USER@HOST/DATABASE"]
     )
 

@@ -1,0 +1,127 @@
+"""What the riders' queries need of a ledger database, whichever server keeps it.
+
+One view is one moment of the database, however many questions it is asked. All of them are answered
+out of an index: the time that they take does not grow with a plan's history.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol
+
+from bss_stream.sink.store import (
+    StoreUnavailableError,
+    driver_missing,
+    schema_too_new,
+    unknown_scheme,
+)
+
+Rows = list[tuple[Any, ...]]
+
+_RECORDED_AT: Final = "SELECT max(recorded_at_ms) FROM sink_offsets"
+_HAS_PLAN: Final = "SELECT 1 FROM ledger_entries WHERE plan_id = ? LIMIT 1"
+# From one service of the plan to the next, then to the newest entry of each.
+_ACCOUNTS: Final = """
+    WITH RECURSIVE service (id) AS (
+      SELECT min(service_id) FROM ledger_entries WHERE plan_id = ?
+      UNION ALL
+      SELECT (SELECT min(service_id) FROM ledger_entries
+              WHERE plan_id = ? AND service_id > service.id)
+      FROM service WHERE service.id IS NOT NULL
+    )
+    SELECT (SELECT entry FROM ledger_entries
+            WHERE plan_id = ? AND service_id = service.id ORDER BY seq DESC LIMIT 1)
+    FROM service WHERE service.id IS NOT NULL"""
+_LAST_PAYMENT: Final = """
+    SELECT entry FROM ledger_entries
+    WHERE plan_id = ? AND ledger = 'payment' AND kind IN ({kinds}) ORDER BY seq DESC LIMIT 1"""
+_ENTRIES: Final = """
+    SELECT entry FROM ledger_entries
+    WHERE plan_id = ? AND seq <= ? AND kind IN ({kinds}) ORDER BY seq DESC LIMIT ?"""
+_STATIONS: Final = """
+    SELECT location_id, state FROM station_states
+    WHERE location_id IN ({ids}) AND state IS NOT NULL"""
+
+
+class ReadModel(Protocol):
+    """Where the queries read, without the right to write.
+
+    Calls block, so they are made in one thread, one at a time. Each raises StoreUnavailableError
+    when the database is away or has not been brought to this program's schema yet, after which a
+    new call connects again, and SinkError for a fault that waiting does not mend.
+    """
+
+    def view(self) -> AbstractContextManager["ReadView"]:
+        """The database as it is now."""
+
+    def close(self) -> None:
+        """Disconnect; harmless when there is no connection."""
+
+
+class ReadView:
+    """One moment of a ledger database."""
+
+    def __init__(self, query: Callable[[str, Sequence[object]], Rows]) -> None:
+        """`query` runs a statement with `?` for its parameters and returns its rows."""
+        self._query = query
+
+    def recorded_at_ms(self) -> int | None:
+        """The newest recorded time of all entries, in epoch ms; None without entries."""
+        ((newest_ms,),) = self._query(_RECORDED_AT, ())
+        return None if newest_ms is None else int(newest_ms)
+
+    def has_plan(self, plan_id: str) -> bool:
+        """Whether there is an entry of the plan."""
+        return bool(self._query(_HAS_PLAN, (plan_id,)))
+
+    def accounts(self, plan_id: str) -> list[str]:
+        """The newest entry of each of a plan's services, by service id."""
+        return [entry for (entry,) in self._query(_ACCOUNTS, (plan_id,) * 3)]
+
+    def last_payment(self, plan_id: str, kinds: Sequence[str]) -> str | None:
+        """The newest entry of these kinds in a plan's payment ledger."""
+        sql = _LAST_PAYMENT.format(kinds=_places(kinds))
+        return next((entry for (entry,) in self._query(sql, (plan_id, *kinds))), None)
+
+    def entries(self, plan_id: str, seq_max: int, kinds: Sequence[str], rows_max: int) -> list[str]:
+        """A plan's entries of these kinds from `seq_max` back, the newest first."""
+        sql = _ENTRIES.format(kinds=_places(kinds))
+        rows = self._query(sql, (plan_id, seq_max, *kinds, rows_max))
+        return [entry for (entry,) in rows]
+
+    def station_states(self, location_ids: Sequence[str]) -> dict[str, bytes]:
+        """The changelog's value of each of these stations that has one."""
+        if not location_ids:
+            return {}
+        rows = self._query(_STATIONS.format(ids=_places(location_ids)), location_ids)
+        return {location_id: bytes(state) for location_id, state in rows}
+
+
+def _places(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def check_schema(name: str, found: int, known: int) -> None:
+    """Raise unless a database has this program's schema: an earlier one, the sink will change."""
+    if found > known:
+        raise schema_too_new(found, known)
+    if found < known:
+        raise StoreUnavailableError(
+            f"ledger database {name} has schema version {found}: waiting for this program's sink "
+            f"to bring it to {known}"
+        )
+
+
+def open_read_model(url: str) -> ReadModel:
+    """That of `sqlite:PATH` or `postgresql://...`, not connected yet. Raises ConfigError."""
+    scheme, _, rest = url.partition(":")
+    if scheme == "sqlite" and rest:
+        from bss_stream.sink.sqlite_read import SqliteReadModel
+
+        return SqliteReadModel(rest.removeprefix("//"))
+    if scheme in ("postgresql", "postgres"):
+        try:
+            from bss_stream.sink.postgres_read import PostgresReadModel
+        except ImportError as error:
+            raise driver_missing(scheme, error) from error
+        return PostgresReadModel(url)
+    raise unknown_scheme(scheme)
