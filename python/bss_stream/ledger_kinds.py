@@ -37,7 +37,8 @@ class Rule(NamedTuple):
     ends_cycle: bool = False
     """Before the factors apply, what was used leaves the quota, down to 0, and `used` is 0."""
     opens_unlimited: bool = False
-    """Whether a service's first entry may be of this kind and find a quota without a limit."""
+    """Whether a service's first entry may be of this kind and find a quota without a limit. That is
+    the grant, or what ARM did before it."""
     signed: bool = False
     """Whether `units` and `amount_minor` may be negative."""
 
@@ -46,12 +47,12 @@ RULES: Final = {
     "quota_granted": Rule("service", quota=1, opens_unlimited=True),
     "quota_held": Rule("service", held=1),
     "quota_released": Rule("service", held=-1),
-    "quota_used": Rule("service", used=1, takes_held_units=True),
+    "quota_used": Rule("service", used=1, takes_held_units=True, opens_unlimited=True),
     "quota_expired": Rule("service", quota=-1, ends_cycle=True),
     "quota_adjusted": Rule("service", quota=1, credit=-1, money=Money.GRANTED, signed=True),
     "quota_shortfall": Rule("service"),
-    "late_issue": Rule("service", used=1),
-    "asset_returned": Rule("service"),
+    "late_issue": Rule("service", used=1, opens_unlimited=True),
+    "asset_returned": Rule("service", opens_unlimited=True),
     "topup_applied": Rule("service", quota=1, credit=-1, money=Money.GRANTED),
     "deposit": Rule("payment", money=Money.RECEIVED),
     "renewal": Rule("payment", money=Money.RECEIVED),

@@ -105,12 +105,12 @@ def test_a_cycle_that_ends_past_its_quota_leaves_none(ledgers: Callable[..., Led
     assert ledgers(plan).audit(plan.state()).differences == []
 
 
-def test_only_a_first_grant_may_find_no_limit(ledgers: Callable[..., Ledgers]) -> None:
+def test_not_every_first_entry_may_find_no_limit(ledgers: Callable[..., Ledgers]) -> None:
     plan = PlanLedger()
     plan.grant_unlimited("network")
     plan.use("network", 3)
     plan.accounts["swap-count"] = {"used": 0, "held": 0, "quota": "infinite", "credit_minor": 0}
-    plan.use("swap-count", 1)
+    plan.hold("swap-count", 1)
     plan.accounts["untouched"] = {"used": 0, "held": 0, "quota": "infinite", "credit_minor": 0}
     report = ledgers(plan).audit(plan.state())
     assert report.differences == [
