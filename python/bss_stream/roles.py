@@ -63,6 +63,8 @@ def make_log(config: Config) -> Log:
         replication_factor=kafka.replication_factor,
         min_insync_replicas=kafka.min_insync_replicas,
         client_id=config.app,
+        session_timeout_ms=kafka.session_timeout_ms,
+        topic_prefix=kafka.topic_prefix,
     )
     return KafkaLog(options, partitions=config.partitions)
 
