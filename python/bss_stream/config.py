@@ -169,6 +169,20 @@ class Sink(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     batch_records_max: Records = 4_096
 
 
+class Queries(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Riders' queries, answered out of the database that the sink writes."""
+
+    group: ClientName = "queries"
+    """Processes share the requests (MQTT 5 shared subscription of app and group)."""
+    dsn_file: File | None = None
+    """Of PostgreSQL: a file that holds the dsn of a role that may only read, or of a replica;
+    not set: the sink's own."""
+    batch_requests_max: Annotated[
+        int, Meta(ge=1, le=10_000, description="requests, 1 to 10000")
+    ] = 256
+    """Requests that are answered out of one view of the database."""
+
+
 class SetupFiles(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where markets and models come from; read again on SIGHUP."""
 
@@ -194,6 +208,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     processor: Processor = Processor()
     publisher: Publisher = Publisher()
     sink: Sink = Sink()
+    queries: Queries = Queries()
     setup: SetupFiles = SetupFiles()
     simulate: SimulationConfig = SimulationConfig()
 
@@ -234,12 +249,13 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         models = None if self.setup.models is None else Path(self.setup.models)
         return load_setup([Path(one) for one in self.setup.directories], models)
 
-    def group(self, role: Literal["processor", "publisher", "sink"]) -> str:
-        """The consumer group of a role."""
+    def group(self, role: Literal["processor", "publisher", "sink", "queries"]) -> str:
+        """The consumer group of a role; of the queries, that of their shared subscription."""
         groups = {
             "processor": self.processor.group,
             "publisher": self.publisher.group,
             "sink": self.sink.group,
+            "queries": self.queries.group,
         }
         return f"{self.app}-{groups[role]}"
 
@@ -258,6 +274,15 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return self.sink.dsn
         assert self.sink.dsn_file is not None  # checked at load
         return read_secret(Path(self.sink.dsn_file), "$.sink.dsn_file")
+
+    def queries_url(self) -> Secret:
+        """What the queries read: the ledger's database, by a dsn of their own if there is one.
+
+        Raises ConfigError when a dsn_file cannot be read.
+        """
+        if self.queries.dsn_file is None:
+            return self.ledger_url()
+        return read_secret(Path(self.queries.dsn_file), "$.queries.dsn_file")
 
     def mqtt_password(self) -> Secret | None:
         """The broker's password, None if there is none. Raises ConfigError."""

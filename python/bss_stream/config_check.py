@@ -22,6 +22,7 @@ def check(config: "Config", place: str, faults: Faults) -> None:
         *_of_mqtt(config.mqtt),
         *_of_bridge(config),
         *_of_sink(config.sink),
+        *_of_queries(config),
     )
     for path, message in checks:
         faults.add(place, path, message)
@@ -104,3 +105,8 @@ def _of_sink(sink: "Sink") -> Iterator[Found]:
         yield "$.sink.dsn_file", f"{dsns} of dsn and dsn_file are set, expected one of them"
     if sink.backend == "sqlite" and dsns:
         yield "$.sink.backend", '"sqlite": expected "postgres", as a dsn is set'
+
+
+def _of_queries(config: "Config") -> Iterator[Found]:
+    if config.queries.dsn_file is not None and config.sink.backend == "sqlite":
+        yield "$.sink.backend", '"sqlite": expected "postgres", as $.queries.dsn_file is set'

@@ -11,11 +11,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import Final, NamedTuple
 
 from bss_stream import topics
 from bss_stream._engine import pack, partition_for, unpack
+from bss_stream.echo import ECHO_EXPIRY_S, ECHO_PROPERTIES
 from bss_stream.errors import FrameError, LogError, OffsetOutOfRangeError
 from bss_stream.frames import (
     DeadLetter,
@@ -32,17 +32,6 @@ from bss_stream.stopping import unless_stopped
 __all__ = ["Publisher", "PublisherCounters", "PublisherSettings"]
 
 logger = logging.getLogger(__name__)
-
-ECHO_EXPIRY_S: Final = 300
-"""A client has given up on its request by then (it waits 30 s and asks again)."""
-
-ECHO_PROPERTIES: Final = (
-    ("agent_type", "BSS_AGENT_V2"),
-    ("response_type", "AGENT_CALCULATION_RESULT"),
-    ("response_pattern", "echo"),
-    ("platform_version", version("bss_stream")),
-    ("application", "abs-platform"),
-)
 
 POLL_S: Final = 0.2
 BACKOFF_MIN_S: Final = 0.2

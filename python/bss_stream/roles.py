@@ -1,4 +1,4 @@
-"""The four roles made from a configuration, run in one process, and drained in order."""
+"""The roles made from a configuration, run in one process, and drained in order."""
 
 import asyncio
 import dataclasses
@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from bss_stream import topic_table
+from bss_stream import _engine, topic_table
 from bss_stream.bridge import Bridge, BridgeSettings
 from bss_stream.config import Config
 from bss_stream.errors import BssStreamError, ConfigError
@@ -20,18 +20,23 @@ from bss_stream.mqtt.broker import IN_FLIGHT_MAX, EmbeddedBroker
 from bss_stream.mqtt.messages import MqttSettings
 from bss_stream.processor import Processor, ProcessorSettings
 from bss_stream.publisher import Publisher, PublisherSettings
-from bss_stream.setup import compile_setup
+from bss_stream.queries import Catalogue, Queries, QueriesSettings
+from bss_stream.setup import Setup, compile_setup
 from bss_stream.sink.loop import LedgerSink, SinkSettings
+from bss_stream.sink.read_model import open_read_model
 from bss_stream.sink.store import open_ledger_store
 
 __all__ = ["ROLES", "Platform", "Role", "mqtt_settings", "open_log"]
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["bridge", "processor", "publisher", "sink"]
+Role = Literal["bridge", "processor", "publisher", "sink", "queries"]
 
-ROLES: tuple[Role, ...] = ("bridge", "processor", "publisher", "sink")
+ROLES: tuple[Role, ...] = ("bridge", "processor", "publisher", "sink", "queries")
 """In the order in which data passes them, which is the order in which they drain."""
+
+MQTT_ROLES: frozenset[Role] = frozenset(("bridge", "publisher", "queries"))
+LOG_ROLES: frozenset[Role] = frozenset(("bridge", "processor", "publisher", "sink"))
 
 HOUR_MS = 3_600_000
 
@@ -108,6 +113,10 @@ def _tls(config: Config) -> ssl.SSLContext | None:
     return context
 
 
+def _catalogue(markets: Setup, compiled: bytes) -> Catalogue:
+    return Catalogue.of(markets, _engine.Engine(compiled, partitions=1).describe_state)
+
+
 class Platform:
     """Some of the roles in one process, with the embedded broker if the configuration wants it.
 
@@ -120,12 +129,14 @@ class Platform:
     ) -> None:
         """`instance` tells processes of one role apart; a bridge's must be the same every time."""
         self.config = config
-        self.setup = compile_setup(config.load_setup())
+        self._markets = config.load_setup()
+        self.setup = compile_setup(self._markets)
         self.broker: EmbeddedBroker | None = None
         self.bridge: Bridge | None = None
         self.processor: Processor | None = None
         self.publisher: Publisher | None = None
         self.sink: LedgerSink | None = None
+        self.queries: Queries | None = None
         self._roles = [role for role in ROLES if role in roles]
         self._instance = instance
         self._log: Log | None = None
@@ -139,11 +150,12 @@ class Platform:
 
     async def __aenter__(self) -> Self:
         try:
-            if self.config.mqtt.embedded and {"bridge", "publisher"} & set(self._roles):
+            if self.config.mqtt.embedded and MQTT_ROLES.intersection(self._roles):
                 self.broker = EmbeddedBroker(port=self.config.mqtt.port)
                 await self.broker.start()
             await asyncio.to_thread(Path(self.config.data_dir).mkdir, parents=True, exist_ok=True)
-            self._log = await open_log(self.config)
+            if LOG_ROLES.intersection(self._roles):
+                self._log = await open_log(self.config)
             # The last first: whoever reads is there before whoever writes.
             for role in reversed(self._roles):
                 self._start(role)
@@ -167,6 +179,7 @@ class Platform:
             "processor": self._make_processor,
             "publisher": self._make_publisher,
             "sink": self._make_sink,
+            "queries": self._make_queries,
         }
         self._tasks[role] = asyncio.create_task(make[role]().run(), name=f"bss-{role}")
 
@@ -216,11 +229,28 @@ class Platform:
         self.sink = LedgerSink(self.log, store, settings)
         return self.sink
 
+    def _make_queries(self) -> Runner:
+        config = self.config
+        settings = QueriesSettings(
+            # rumqttd does not survive the return of a member of a shared subscription.
+            shared_group=None if config.mqtt.embedded else config.group("queries"),
+            batch_requests_max=config.queries.batch_requests_max,
+        )
+        mqtt = dataclasses.replace(
+            mqtt_settings(config, f"queries-{self._instance}", self.broker), clean_start=True
+        )
+        model = open_read_model(config.queries_url().reveal())
+        self.queries = Queries(mqtt, model, _catalogue(self._markets, self.setup), settings)
+        return self.queries
+
     async def _until_intake(self) -> None:
-        """Wait until the bridge has its subscriptions, or a role has failed."""
-        if self.bridge is None:
-            return
-        ready = asyncio.create_task(self.bridge.ready.wait())
+        """Wait until whoever subscribes has its subscriptions, or a role has failed."""
+        for role in (self.queries, self.bridge):
+            if role is not None:
+                await self._until_ready(role.ready)
+
+    async def _until_ready(self, event: asyncio.Event) -> None:
+        ready = asyncio.create_task(event.wait())
         try:
             await asyncio.wait((ready, *self._tasks.values()), return_when=asyncio.FIRST_COMPLETED)
             self._raise_first()
@@ -258,10 +288,13 @@ class Platform:
         Raises ConfigError, or ValueError if running plans have signed what is gone; then nothing
         has changed.
         """
-        setup = compile_setup(await asyncio.to_thread(self.config.load_setup))
+        markets = await asyncio.to_thread(self.config.load_setup)
+        setup = compile_setup(markets)
         if self.processor is not None:
             await self.processor.reload(setup)
-        self.setup = setup
+        if self.queries is not None:
+            self.queries.reload(_catalogue(markets, setup))
+        self._markets, self.setup = markets, setup
 
     async def drain(self) -> None:
         """Stop intake, finish what has been taken in, end every role."""
@@ -270,6 +303,7 @@ class Platform:
             "processor": self._drain_processor,
             "publisher": self._drain_publisher,
             "sink": None if self.sink is None else self.sink.stop,
+            "queries": None if self.queries is None else self.queries.stop,
         }
         for role in self._roles:
             end = ends[role]

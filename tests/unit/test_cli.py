@@ -91,6 +91,13 @@ def test_a_role_alone_refuses_the_embedded_log(role: str, tmp_path: Path) -> Non
     assert "$.log.backend" in done.stderr
 
 
+def test_queries_alone_need_a_broker_and_no_log(tmp_path: Path) -> None:
+    done = cli("query", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "$.mqtt.embedded" in done.stderr
+    assert "$.log.backend" not in done.stderr
+
+
 def test_an_audit_without_a_log_says_so(tmp_path: Path) -> None:
     done = cli("audit", cwd=tmp_path)
     assert done.returncode == 1

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from bss_stream import config_example, config_source
-from bss_stream.config import Config, Engine, Mqtt, SetupFiles, Sink, read_secret
+from bss_stream.config import Config, Engine, Mqtt, Queries, SetupFiles, Sink, read_secret
 from bss_stream.errors import ConfigError
 from bss_stream.setup import packaged_markets, packaged_models
 from bss_stream.validation import Secret
@@ -252,6 +252,10 @@ def test_the_settings_are_all_fields() -> None:
             "bss.toml: $.mqtt.tls.cert_file: expected cert_file and key_file together or neither",
         ),
         (
+            '[queries]\ndsn_file = "/dsn"',
+            'bss.toml: $.sink.backend: "sqlite": expected "postgres", as $.queries.dsn_file is set',
+        ),
+        (
             "[bridge]\nbatch_records_max = 30000",
             "bss.toml: $.bridge.batch_records_max: 30000: expected at most buffer_records_max, "
             "20000",
@@ -376,9 +380,25 @@ def test_a_secret_comes_from_its_file(tmp_path: Path) -> None:
     file.write_text(" \n")
     with pytest.raises(ConfigError, match="the file it names is empty"):
         config.ledger_url()
+    with pytest.raises(ConfigError, match=r"\$\.sink\.dsn_file: the file it names is empty"):
+        config.queries_url()
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(ConfigError, match=r"is no UTF-8 text"):
         read_secret(file, "$.x")
+
+
+def test_queries_read_the_ledger_s_database_or_have_a_dsn_of_their_own(tmp_path: Path) -> None:
+    assert Config().queries_url().reveal() == "sqlite:bss-data/ledger.db"
+    file = tmp_path / "reader"
+    file.write_text(f"{DSN}?application_name=reader\n")
+    sink = Sink(backend="postgres", dsn=Secret(DSN))
+    assert Config(sink=sink).queries_url().reveal() == DSN
+    config = Config(sink=sink, queries=Queries(dsn_file=str(file)))
+    assert config.queries_url().reveal() == f"{DSN}?application_name=reader"
+    assert config.group("queries") == "bss-queries"
+    file.unlink()
+    with pytest.raises(ConfigError, match=r"\$\.queries\.dsn_file: cannot read"):
+        config.queries_url()
 
 
 # The example file.

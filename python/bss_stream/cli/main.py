@@ -14,7 +14,7 @@ from bss_stream.cli import demo as demo_command
 from bss_stream.cli import running
 from bss_stream.config import Config
 from bss_stream.errors import BssStreamError, ConfigError
-from bss_stream.roles import ROLES, Role
+from bss_stream.roles import LOG_ROLES, MQTT_ROLES, ROLES, Role
 from bss_stream.setup import compile_setup, packaged_models
 from bss_stream.simulate import SimulationConfig
 
@@ -100,7 +100,7 @@ def demo(
 
 @app.command()
 def run(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
-    """All four roles in one process."""
+    """All roles in one process."""
     _run_roles(config, ROLES, instance, verbose)
 
 
@@ -128,6 +128,12 @@ def sink(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose =
     _run_roles(config, ("sink",), instance, verbose)
 
 
+@app.command()
+def query(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+    """Riders' queries out of the ledger database: swap history, balance, stations nearby."""
+    _run_roles(config, ("queries",), instance, verbose)
+
+
 def _run_roles(path: Path | None, roles: tuple[Role, ...], instance: str, verbose: bool) -> None:
     _set_up_logging(verbose)
     config = Config.load(path)
@@ -139,9 +145,9 @@ def _run_roles(path: Path | None, roles: tuple[Role, ...], instance: str, verbos
 def _refuse_alone(config: Config, role: Role) -> None:
     """The embedded log and broker belong to one process; a role of its own needs servers."""
     faults = []
-    if config.log.backend == "embedded":
+    if config.log.backend == "embedded" and role in LOG_ROLES:
         faults.append(f'$.log.backend: "embedded": the {role} alone needs "kafka"; or use `run`')
-    if config.mqtt.embedded and role in ("bridge", "publisher"):
+    if config.mqtt.embedded and role in MQTT_ROLES:
         faults.append(f"$.mqtt.embedded: true: the {role} alone needs a broker; or use `run`")
     if faults:
         raise ConfigError(faults)

@@ -93,6 +93,9 @@ def _roles(platform: Platform) -> Table:
         rows.append(("publisher: messages", f"{platform.publisher.counters.published:,}"))
     if platform.sink is not None:
         rows.append(("sink: ledger entries", f"{platform.sink.counters.entries:,}"))
+    if platform.queries is not None:
+        answered = platform.queries.counters.answers.total()
+        rows.append(("queries: answers", f"{answered:,}"))
     return _fill(_grid("roles", "what", "count"), rows)
 
 

@@ -184,7 +184,7 @@ class LedgerSink:
         self.counters.rejects.update(written.rejects)
         self._uncommitted.update(offsets)
         if written.rejects:
-            _log.error("ledger records rejected: %s", _listed(written.rejects.items()))
+            _log.error("records rejected: %s", _listed(written.rejects.items()))
 
     async def _drained(self, consumer: Consumer) -> bool:
         if not self._stop.is_set() or not consumer.assignment() <= self._placed:

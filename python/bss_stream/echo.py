@@ -1,0 +1,16 @@
+"""What MQTT 5 says of every echo beside its payload, whichever role sends it."""
+
+from importlib.metadata import version
+from typing import Final
+
+ECHO_EXPIRY_S: Final = 300
+"""A client has given up on its request by then (it waits 30 s and asks again)."""
+
+ECHO_PROPERTIES: Final = (
+    ("agent_type", "BSS_AGENT_V2"),
+    ("response_type", "AGENT_CALCULATION_RESULT"),
+    ("response_pattern", "echo"),
+    ("platform_version", version("bss_stream")),
+    ("application", "abs-platform"),
+)
+"""User properties."""

@@ -1,0 +1,67 @@
+"""Messages in, echoes out, over one view of the ledger database."""
+
+import logging
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bss_stream.errors import ConfigError, FrameError
+from bss_stream.mqtt.messages import Message, Received
+from bss_stream.queries import wire
+from bss_stream.queries.catalogue import Catalogue
+from bss_stream.queries.plans import balance, swap_history
+from bss_stream.queries.stations import nearby
+from bss_stream.queries.wire import Balance, Nearby, Reading, Rejection, SwapHistory
+from bss_stream.sink.read_model import ReadModel, ReadView
+
+logger = logging.getLogger(__name__)
+
+
+class Answer(NamedTuple):
+    """What became of one message."""
+
+    outcome: str
+    """A reason of the engine's list, or why no echo goes out: `no_query` or `unreadable`."""
+    echo: Message | None
+
+
+def answers(
+    model: ReadModel, catalogue: Catalogue, messages: Sequence[Received], now_ms: int
+) -> list[Answer]:
+    """One answer a message, in order, all of one moment. Raises SinkError, as the model does."""
+    with model.view() as view:
+        recorded_ms = view.recorded_at_ms()
+        as_of = None if recorded_ms is None else wire.rfc3339(recorded_ms)
+        return [_answer(view, catalogue, message, as_of, now_ms) for message in messages]
+
+
+def _answer(
+    view: ReadView, catalogue: Catalogue, message: Received, as_of: str | None, now_ms: int
+) -> Answer:
+    route = wire.route(message.topic)
+    if route is None:
+        # The broker sends what was subscribed to, so it is the plan id that is no id.
+        logger.warning("no query, and no topic to say so on: %r", message.topic[:120])
+        return Answer("no_query", None)
+    reading = wire.read(route, message)
+    try:
+        found = _found(view, catalogue, reading)
+    except (ConfigError, FrameError) as error:
+        # One plan's entries must not stop the answers to all others.
+        logger.error("%s of %s is not answered: %s", route.query, reading.plan_id, error)
+        return Answer("unreadable", None)
+    told = {"as_of": as_of}
+    if isinstance(found, Rejection):
+        return Answer(found.reason, wire.refused(reading, found, told, now_ms))
+    return Answer("ok", wire.answered(reading, {**told, **found}, now_ms))
+
+
+def _found(view: ReadView, catalogue: Catalogue, reading: Reading) -> dict[str, object] | Rejection:
+    match reading.request:
+        case SwapHistory():
+            return swap_history(view, catalogue, reading.request)
+        case Balance():
+            return balance(view, catalogue, reading.request.plan_id)
+        case Nearby():
+            return nearby(view, catalogue, reading.request)
+        case Rejection():
+            return reading.request

@@ -1,0 +1,177 @@
+"""The queries' loop: requests off MQTT, answers out of the ledger database, echoes onto MQTT.
+
+It touches no log and decides nothing, so as many processes as riders need may share the requests.
+A request is acknowledged once its echo is on its way; one that is lost with its process is asked
+again by the rider's app, and a database that is away only delays the echoes.
+"""
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Final, TypeVar
+
+from bss_stream.mqtt.client import MqttClient
+from bss_stream.mqtt.messages import Message, MqttSettings, Received, Refusal
+from bss_stream.queries import wire
+from bss_stream.queries.answers import Answer, answers
+from bss_stream.queries.catalogue import Catalogue
+from bss_stream.sink.read_model import ReadModel
+from bss_stream.sink.store import StoreUnavailableError
+from bss_stream.stopping import unless_stopped
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+BACKOFF_MIN_S: Final = 0.1
+BACKOFF_MAX_S: Final = 5.0
+STOP_PATIENCE_S: Final = 5.0
+"""How long a role that was told to stop goes on with what has come in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueriesSettings:
+    """How queries are answered."""
+
+    shared_group: str | None = None
+    """Processes of one group share the requests. Not with the embedded broker, which it crashes."""
+    batch_requests_max: int = 256
+    """Requests that are answered out of one view of the database."""
+    connect_patience_s: float = 30.0
+
+
+@dataclass(slots=True)
+class QueriesCounters:
+    """What a role has done since it was made."""
+
+    received: int = 0
+    answers: Counter[str] = field(default_factory=Counter)
+    """Requests by outcome: `ok`, the reason of a refusal, or why no echo went out."""
+    refused: int = 0
+    """Echoes that the broker did not take."""
+    unavailable: int = 0
+    """Attempts that found the database gone."""
+
+
+def _epoch_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class Queries:
+    """One MQTT client and one connection to the database. `run` until `stop`."""
+
+    def __init__(
+        self,
+        mqtt: MqttSettings,
+        model: ReadModel,
+        catalogue: Catalogue,
+        settings: QueriesSettings,
+        *,
+        clock_ms: Callable[[], int] = _epoch_ms,
+    ) -> None:
+        """`mqtt` asks for no session expiry: who is away should be sent no requests."""
+        self.counters = QueriesCounters()
+        self.client = MqttClient(mqtt)
+        self.ready = asyncio.Event()
+        """Set once the broker has the subscriptions."""
+        self._model = model
+        self._catalogue = catalogue
+        self._settings = settings
+        self._clock_ms = clock_ms
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="queries")
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Have `run` end once what has come in is answered."""
+        self._stopping.set()
+
+    def reload(self, catalogue: Catalogue) -> None:
+        """Answer by another set-up from the next batch on."""
+        self._catalogue = catalogue
+
+    async def run(self) -> None:
+        """Answer until stopped.
+
+        Raises MqttError when the client fails for good, SinkError for a fault of the database that
+        waiting does not mend.
+        """
+        try:
+            if await unless_stopped(self._connect(), self._stopping):
+                await self._work()
+        finally:
+            try:
+                await self.client.close()
+            finally:
+                await self._in_thread(self._model.close)
+                self._thread.shutdown(wait=False)
+
+    async def _connect(self) -> bool:
+        await self.client.connect(patience_s=self._settings.connect_patience_s)
+        await self.client.subscribe(*wire.subscriptions(self._settings.shared_group))
+        self.ready.set()
+        return True
+
+    async def _work(self) -> None:
+        most = self._settings.batch_requests_max
+        while not self._stopping.is_set():
+            batch = await unless_stopped(self.client.receive(most), self._stopping)
+            if batch and not await self._serve(batch):
+                return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(STOP_PATIENCE_S):
+                while batch := await self.client.receive(most, timeout_s=0.0):
+                    await self._serve(batch)
+
+    async def _serve(self, batch: Sequence[Received]) -> bool:
+        """Answer a batch; False when stopped before that worked."""
+        self.counters.received += len(batch)
+        found = await self._answers(batch)
+        if found is None:
+            logger.warning("stopped with requests that the database has not answered")
+            return False
+        self.counters.answers.update(answer.outcome for answer in found)
+        echoes = [answer.echo for answer in found if answer.echo is not None]
+        refusals = await unless_stopped(
+            self._send(echoes, batch), self._stopping, patience_s=STOP_PATIENCE_S
+        )
+        if refusals is None:
+            logger.warning("stopped with echoes that the broker has not taken")
+            return False
+        for refusal in refusals:
+            logger.error("the broker refused an echo: %s", refusal.reason)
+        self.counters.refused += len(refusals)
+        return True
+
+    async def _send(self, echoes: Sequence[Message], batch: Sequence[Received]) -> list[Refusal]:
+        publishing = asyncio.create_task(self.client.publish(echoes))
+        # The echoes are written first, and the requests acknowledged before the broker says that
+        # it has the echoes: rumqttd says nothing while a client owes it acknowledgements.
+        await asyncio.sleep(0)
+        self.client.ack(batch)
+        return await publishing
+
+    async def _answers(self, batch: Sequence[Received]) -> list[Answer] | None:
+        """The answers, after as many attempts as it takes; None when stopped before."""
+        pause_s = BACKOFF_MIN_S
+        while True:
+            now_ms = self._clock_ms()
+            call = functools.partial(answers, self._model, self._catalogue, batch, now_ms)
+            try:
+                return await self._in_thread(call)
+            except StoreUnavailableError as error:
+                self.counters.unavailable += 1
+                logger.warning("%s; trying again in %.1f s", error, pause_s)
+            if self._stopping.is_set():
+                return None
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause_s)
+            pause_s = min(pause_s * 2, BACKOFF_MAX_S)
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
