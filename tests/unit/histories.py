@@ -84,8 +84,16 @@ def setup() -> bytes:
             "energy": {"initial_quota": {"units": 9_000}, "max_quota": {"units": 9_000}},
         },
         "template-nairobi-premium": {
-            "swap": {"overage_allowed": True, "overage_rate_minor": 4_000},
-            "energy": {"overage_allowed": True, "overage_rate_minor": 3_333},
+            "swap": {
+                "initial_quota": {"units": 1},
+                "overage_allowed": True,
+                "overage_rate_minor": 4_000,
+            },
+            "energy": {
+                "initial_quota": {"units": 2_500},
+                "overage_allowed": True,
+                "overage_rate_minor": 3_333,
+            },
         },
         "template-togo-lome-7day-basic": {"energy": {"initial_quota": {"units": 5_000}}},
     }
@@ -98,7 +106,7 @@ def setup() -> bytes:
             if template["template_id"] == "template-nairobi-swap-freedom":
                 template["model"] = "bss-fsm-asset-flow"
         for location in market["locations"]:
-            location["stock"] = dict.fromkeys(location["stock"], 2)
+            location["stock"] = dict.fromkeys(location["stock"], 4)
     return orjson.dumps(document)
 
 
@@ -232,101 +240,94 @@ Action = (
     | Wait
 )
 
-_plans = st.sampled_from(sorted(PLANS))
-_stations = st.sampled_from([0, 0, 0, 0, 1, 1, 2, 3])
-_energy = st.sampled_from([0, 0.01, 1.5, 1.999, 2.5, 3.0, 9.99])
+_stations = st.sampled_from([0] * 10 + [1, 1, 2, 3])
+_energy = st.sampled_from([0, 0.01, 1.5, 1.999, 2.5, 2.5, 3.0, 9.99])
+_new_batteries = st.sampled_from([*range(len(BATTERIES))] * 3 + [None])
 
 _payments = st.builds(
     Payment,
-    service=st.integers(0, 2),
-    amount=st.sampled_from([0, 1, 25, 50, 50, 75.5, 120, 1_000, 0.01, 1e12]),
-    reference=st.integers(0, 8),
-    type=st.sampled_from(["TOP_UP", "TOP_UP", "TOP_UP", "DEPOSIT"]),
+    service=st.sampled_from([0, 0, 1, 1, 2]),
+    amount=st.sampled_from([0, 0, 1, 25, 50, 50, 75.5, 120, 1_000, 0.01, 1e12]),
+    reference=st.integers(0, 12),
+    type=st.sampled_from(["TOP_UP"] * 6 + ["DEPOSIT"]),
     method=st.sampled_from(["MPESA", "MPESA", "ZERO_COST_ROUNDING"]),
 )
-
-_syncs = st.builds(
-    Sync,
-    plan=_plans,
-    paid=st.sampled_from(["paid", "paid", "not_paid", "partial"]),
-    subscription=st.sampled_from(["in_progress"] * 6 + ["draft", "to_renew", "closed", "cancel"]),
-    invoice=st.sampled_from([None, 1, 2, 3]),
-)
-
-_hand_overs = st.builds(
-    HandOver,
-    plan=_plans,
-    station=_stations,
-    old=st.sampled_from(["held", "held", "held", "held", None, 0, 1]),
-    new=st.sampled_from([*range(len(BATTERIES)), *range(len(BATTERIES)), None]),
-    energy=_energy,
-    payment=st.none() | _payments,
-    late_ms=st.sampled_from([0, 0, 0, 60_000, 43_200_000, 86_400_000, -300_000]),
-)
-
-_binds = st.builds(
-    Bind,
-    plan=_plans,
-    station=_stations,
-    fleet=st.sampled_from([None, None, 0, 1]),
-    returned=st.sampled_from([None, None, "held", "bat-0"]),
-)
-
 _answers = st.builds(
     ArmAnswer,
-    command=st.sampled_from([0, 0, 0, 0, 1, 2]),
-    status=st.sampled_from(["issued"] * 5 + ["denied"]),
+    command=st.sampled_from([0] * 6 + [1, 2]),
+    status=st.sampled_from(["issued"] * 6 + ["denied"]),
     battery=st.integers(0, len(BATTERIES) - 1),
-    energy=st.none() | st.sampled_from([0.0, 0.5, 2.1999999999999957, 3.0, 7.25, -0.5]),
-    returned=st.sampled_from(["as ordered", "as ordered", None, "bat-1"]),
-    terse=st.booleans(),
+    energy=st.sampled_from([None, 0.0, 0.5, 2.1999999999999957, 3.0, 7.25, -0.5]),
+    returned=st.sampled_from(["as ordered"] * 6 + [None, "bat-1"]),
+    terse=st.sampled_from([False, False, False, True]),
 )
-
-_garbage = st.builds(
-    Garbage,
-    plan=_plans,
-    payload=st.sampled_from([b"", b"[", b'{"plan_id":7}', b"\xff", b'{"data":{}}'])
-    | st.binary(max_size=30),
-)
-
 _waits = st.builds(
     Wait,
     ms=st.sampled_from(
-        [1, 1_000, 9_999, 10_000, 25_000, 700_000, 21_600_000, 86_400_000, 7 * 86_400_000]
+        [1, 1_000, 9_999, 10_000, 25_000, 700_000] + [21_600_000] * 3 + [86_400_000, 7 * 86_400_000]
     ),
     tick=st.booleans(),
 )
 
-_actions: st.SearchStrategy[Action] = st.one_of(
-    _hand_overs,
-    _hand_overs,
-    _hand_overs,
-    _binds,
-    _binds,
-    _answers,
-    _answers,
-    _answers,
-    _waits,
-    _waits,
-    st.builds(Pay, plan=_plans, payment=_payments),
-    _syncs,
-    st.builds(Initialize, plan=_plans),
-    st.builds(Identify, plan=_plans),
-    st.builds(Stock, station=st.integers(0, 1), available=st.integers(0, 3)),
-    st.builds(Repeat, message=st.integers(0, 12)),
-    _garbage,
-)
 
-_onboarding = [
-    action for plan in PLANS for action in (Sync(plan, "paid", "in_progress", 1), Initialize(plan))
-]
+def _actions(plans: st.SearchStrategy[str]) -> st.SearchStrategy[Action]:
+    hand_overs = st.builds(
+        HandOver,
+        plan=plans,
+        station=_stations,
+        old=st.sampled_from(["held"] * 8 + [None, 0, 1]),
+        new=_new_batteries,
+        energy=_energy,
+        payment=st.none() | st.none() | _payments,
+        late_ms=st.sampled_from([0] * 8 + [60_000, 43_200_000, 86_400_000, -300_000]),
+    )
+    binds = st.builds(
+        Bind,
+        plan=plans,
+        station=_stations,
+        fleet=st.sampled_from([None, None, None, 0, 1]),
+        returned=st.sampled_from([None, None, None, "held", "bat-0"]),
+    )
+    syncs = st.builds(
+        Sync,
+        plan=plans,
+        paid=st.sampled_from(["paid", "paid", "paid", "not_paid", "partial"]),
+        subscription=st.sampled_from(
+            ["in_progress"] * 16 + ["draft", "to_renew", "closed", "cancel"]
+        ),
+        invoice=st.sampled_from([None, 1, 2, 3, 4]),
+    )
+    garbage = st.builds(
+        Garbage,
+        plan=plans,
+        payload=st.sampled_from([b"", b"[", b'{"plan_id":7}', b"\xff", b'{"data":{}}'])
+        | st.binary(max_size=30),
+    )
+    swapping = [hand_overs] * 6 + [binds] * 3 + [_answers] * 4 + [_waits] * 4
+    return st.one_of(
+        *swapping,
+        st.builds(Pay, plan=plans, payment=_payments),
+        syncs,
+        st.builds(Initialize, plan=plans),
+        st.builds(Identify, plan=plans),
+        st.builds(Stock, station=st.integers(0, 1), available=st.sampled_from([0, 1, 3, 9, 9])),
+        st.builds(Repeat, message=st.integers(0, 12)),
+        garbage,
+    )
 
-histories: st.SearchStrategy[list[Action]] = st.builds(
-    lambda onboarded, actions: [*(_onboarding if onboarded else []), *actions],
-    # Mostly, all plans are paid and ready when the history starts.
-    st.sampled_from([True, True, True, False]),
-    st.lists(_actions, min_size=10, max_size=60),
-)
+
+@st.composite
+def _histories(draw: st.DrawFn) -> list[Action]:
+    """Mostly a few plans that are paid and ready, so that much happens to each."""
+    plans = draw(st.sampled_from([*([plan] for plan in PLANS), [*PLANS][:2], [*PLANS]]))
+    ready = draw(st.sampled_from([True] * 7 + [False]))
+    start: list[Action] = []
+    for plan in plans if ready else ():
+        start += [Sync(plan, "paid", "in_progress", 1), Initialize(plan)]
+    return start + draw(st.lists(_actions(st.sampled_from(plans)), min_size=12, max_size=60))
+
+
+histories = _histories()
 
 
 class Sent(NamedTuple):
