@@ -15,6 +15,7 @@ from tests.platform_processes import PlatformProcess, audit, embedded_config, se
 from tests.servers.mosquitto import MosquittoFactory
 from tests.servers.ports import free_port
 
+
 async def ride_through(
     port: int, run_id: str, victims: Sequence[PlatformProcess], *, seconds: float
 ) -> Snapshot:

@@ -3,9 +3,9 @@
 from collections import Counter
 
 import pytest
+
 from bench.baselines.plain_python import Input, PlainPython
 from bench.traffic import Batch, City, batches
-
 from bss_stream import _engine, topics
 from bss_stream.setup import compile_setup, load_setup
 
