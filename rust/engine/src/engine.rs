@@ -236,12 +236,10 @@ impl Engine {
         let setup = Setup::compile(setup).map_err(EngineError::Setup)?;
         let mut shards = HashMap::new();
         for (&partition, shard) in &self.shards {
-            let shard = shard
-                .under(&self.setup, &setup)
-                .map_err(|error| EngineError::State {
-                    id: format!("shard {partition}"),
-                    error,
-                })?;
+            let shard = shard.under(&setup).map_err(|error| EngineError::State {
+                id: format!("shard {partition}"),
+                error,
+            })?;
             shards.insert(partition, shard);
         }
         self.setup = setup;

@@ -70,19 +70,29 @@ impl Window {
     /// # Errors
     /// [`StateError`] if the bytes break off.
     pub fn decode(input: &mut Decode<'_>) -> Result<Self, StateError> {
+        let mut window = Self::default();
+        window.read(input)?;
+        Ok(window)
+    }
+
+    /// Becomes the window in an entity's state.
+    ///
+    /// # Errors
+    /// As [`Self::decode`].
+    pub fn read(&mut self, input: &mut Decode<'_>) -> Result<(), StateError> {
         let mut previous_ms = 0_i64;
-        let mut seen = Vec::new();
+        self.seen.clear();
         for _ in 0..input.count()? {
             let id = input.fixed64()?;
             let at_ms = previous_ms.wrapping_add(input.int()?);
-            seen.push(Seen {
+            self.seen.push(Seen {
                 id,
                 at_ms,
                 outcome: input.byte()?,
             });
             previous_ms = at_ms;
         }
-        Ok(Self { seen })
+        Ok(())
     }
 }
 

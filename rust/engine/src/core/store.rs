@@ -1,105 +1,183 @@
 //! Entities of one kind in one shard: found by id in O(1), marked when changed, woken when due.
+//!
+//! An entity is kept as its state bytes, with its id in the same block of memory: a million of them
+//! take little more room than in the changelog, and one that is touched is fetched in one piece.
+//! Whoever works on an entity reads its state, and puts the new one back.
 
 use super::dedupe::signal_id;
-use hashbrown::HashMap;
+use hashbrown::DefaultHashBuilder;
+use hashbrown::hash_table::{Entry, HashTable};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::hash::BuildHasher;
 
-/// What a store must know of its entities.
-pub trait Entity {
-    /// When its next timer is due, in epoch milliseconds.
-    fn due_ms(&self) -> Option<i64>;
+/// An entity's id and state: two lengths, the id, the state, room to spare.
+#[derive(Debug)]
+struct Block(Box<[u8]>);
+
+/// Bytes that the two lengths take.
+const LENGTHS: usize = 8;
+
+impl Block {
+    fn new(id: &[u8], state: &[u8]) -> Self {
+        // Allocators hand out 16 bytes at a time, 8 of them their own: what is spare costs nothing.
+        let size = (LENGTHS + id.len() + state.len() + 8).next_multiple_of(16) - 8;
+        let mut block = Self(vec![0; size].into());
+        block.0[..4].copy_from_slice(&len(id).to_le_bytes());
+        block.0[LENGTHS..LENGTHS + id.len()].copy_from_slice(id);
+        block.set_state(id.len(), state);
+        block
+    }
+
+    fn set_state(&mut self, id_len: usize, state: &[u8]) {
+        self.0[4..LENGTHS].copy_from_slice(&len(state).to_le_bytes());
+        let start = LENGTHS + id_len;
+        self.0[start..start + state.len()].copy_from_slice(state);
+    }
+
+    fn len_at(&self, at: usize) -> usize {
+        let bytes = self.0[at..].first_chunk::<4>().copied();
+        u32::from_le_bytes(bytes.unwrap_or_default()) as usize
+    }
+
+    fn id(&self) -> &[u8] {
+        &self.0[LENGTHS..LENGTHS + self.len_at(0)]
+    }
+
+    fn state(&self) -> &[u8] {
+        let start = LENGTHS + self.len_at(0);
+        &self.0[start..start + self.len_at(4)]
+    }
+
+    fn put(&mut self, state: &[u8]) {
+        let id_len = self.len_at(0);
+        if LENGTHS + id_len + state.len() <= self.0.len() {
+            self.set_state(id_len, state);
+        } else {
+            *self = Self::new(self.id(), state);
+        }
+    }
+}
+
+fn len(bytes: &[u8]) -> u32 {
+    u32::try_from(bytes.len()).expect("an id or a state under 4 GiB")
 }
 
 #[derive(Debug)]
-struct Slot<E> {
-    id: Box<str>,
-    entity: E,
+struct Slot {
+    block: Block,
+    /// The due time that stands in the queue for this slot, [`NEVER`] if none does.
+    queued_ms: i64,
     dirty: bool,
-    /// The due time that stands in the queue for this slot, if any.
-    queued_ms: Option<i64>,
 }
+
+const NEVER: i64 = i64::MAX;
 
 /// Where an entity lies in its store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SlotIndex(u32);
 
+impl SlotIndex {
+    /// The same as a number: slots are numbered from 0 in the order in which entities came.
+    #[must_use]
+    pub fn number(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// All entities of one kind in one shard.
-#[derive(Debug)]
-pub struct Store<E> {
-    index: HashMap<Box<str>, SlotIndex>,
-    slots: Vec<Slot<E>>,
+#[derive(Debug, Default)]
+pub struct Store {
+    /// Slots by the hash of their ids, which stand in the blocks only.
+    index: HashTable<SlotIndex>,
+    hasher: DefaultHashBuilder,
+    slots: Vec<Slot>,
     dirty: Vec<SlotIndex>,
     /// Due time, then a hash of the id: the order in which timers fire must not depend on the
     /// order in which entities were restored.
     queue: BinaryHeap<Reverse<(i64, u64, SlotIndex)>>,
 }
 
-impl<E> Default for Store<E> {
-    fn default() -> Self {
-        Self {
-            index: HashMap::new(),
-            slots: Vec::new(),
-            dirty: Vec::new(),
-            queue: BinaryHeap::new(),
-        }
-    }
-}
-
-impl<E: Entity> Store<E> {
+impl Store {
     /// The slot of the entity with this id.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<SlotIndex> {
-        self.index.get(id).copied()
+        let hash = self.hasher.hash_one(id.as_bytes());
+        let is_it = |at: &SlotIndex| self.slot(*at).block.id() == id.as_bytes();
+        self.index.find(hash, is_it).copied()
     }
 
-    /// Adds an entity, or replaces the one with the same id, without marking it.
+    /// Adds an entity with the time of its next timer, or replaces the one with the same id,
+    /// without marking it.
     ///
     /// # Panics
     /// Beyond 2^32 entities in one shard: memory is full long before.
-    pub fn insert(&mut self, id: &str, entity: E) -> SlotIndex {
-        let at = if let Some(at) = self.find(id) {
-            self.slot_mut(at).entity = entity;
-            at
-        } else {
-            let at = u32::try_from(self.slots.len()).expect("at most 2^32 entities a shard");
-            self.slots.push(Slot {
-                id: id.into(),
-                entity,
-                dirty: false,
-                queued_ms: None,
-            });
-            self.index.insert(id.into(), SlotIndex(at));
-            SlotIndex(at)
+    pub fn insert(&mut self, id: &str, state: &[u8], due_ms: Option<i64>) -> SlotIndex {
+        let Self {
+            index,
+            hasher,
+            slots,
+            ..
+        } = self;
+        let id = id.as_bytes();
+        let entry = index.entry(
+            hasher.hash_one(id),
+            |at| slots[at.0 as usize].block.id() == id,
+            |at| hasher.hash_one(slots[at.0 as usize].block.id()),
+        );
+        let at = match entry {
+            Entry::Occupied(known) => {
+                let at = *known.get();
+                slots[at.0 as usize].block.put(state);
+                at
+            }
+            Entry::Vacant(free) => {
+                let at = u32::try_from(slots.len()).expect("at most 2^32 entities a shard");
+                slots.push(Slot {
+                    block: Block::new(id, state),
+                    queued_ms: NEVER,
+                    dirty: false,
+                });
+                free.insert(SlotIndex(at));
+                SlotIndex(at)
+            }
         };
-        self.schedule(at);
+        self.schedule(at, due_ms);
         at
     }
 
-    fn slot(&self, at: SlotIndex) -> &Slot<E> {
+    fn slot(&self, at: SlotIndex) -> &Slot {
         &self.slots[at.0 as usize]
     }
 
-    fn slot_mut(&mut self, at: SlotIndex) -> &mut Slot<E> {
+    fn slot_mut(&mut self, at: SlotIndex) -> &mut Slot {
         &mut self.slots[at.0 as usize]
     }
 
-    /// The id and the entity in a slot.
+    /// The id of the entity in a slot.
+    ///
+    /// # Panics
+    /// Never: every id came in as a text.
     #[must_use]
-    pub fn get(&self, at: SlotIndex) -> (&str, &E) {
-        let slot = self.slot(at);
-        (&slot.id, &slot.entity)
+    pub fn id(&self, at: SlotIndex) -> &str {
+        std::str::from_utf8(self.slot(at).block.id()).expect("an id is a text")
     }
 
-    /// The entity in a slot, to change it; call [`Self::changed`] afterwards.
-    pub fn get_mut(&mut self, at: SlotIndex) -> (&str, &mut E) {
-        let slot = self.slot_mut(at);
-        (&slot.id, &mut slot.entity)
+    /// The state of the entity in a slot.
+    #[must_use]
+    pub fn state(&self, at: SlotIndex) -> &[u8] {
+        self.slot(at).block.state()
     }
 
-    /// Marks an entity as changed and queues its next timer.
-    pub fn changed(&mut self, at: SlotIndex) {
-        self.schedule(at);
+    /// Puts a changed entity back: marks it and queues its next timer.
+    pub fn put(&mut self, at: SlotIndex, state: &[u8], due_ms: Option<i64>) {
+        self.slot_mut(at).block.put(state);
+        self.mark(at);
+        self.schedule(at, due_ms);
+    }
+
+    /// Marks an entity that is changed elsewhere; put it back before the changed are drained.
+    pub fn mark(&mut self, at: SlotIndex) {
         let slot = self.slot_mut(at);
         if !slot.dirty {
             slot.dirty = true;
@@ -107,15 +185,21 @@ impl<E: Entity> Store<E> {
         }
     }
 
-    fn schedule(&mut self, at: SlotIndex) {
+    /// The changed entities, in the order of first change.
+    #[must_use]
+    pub fn changed(&self) -> &[SlotIndex] {
+        &self.dirty
+    }
+
+    fn schedule(&mut self, at: SlotIndex, due_ms: Option<i64>) {
+        let due_ms = due_ms.unwrap_or(NEVER);
         let slot = self.slot_mut(at);
-        let due_ms = slot.entity.due_ms();
         if due_ms == slot.queued_ms {
             return;
         }
         slot.queued_ms = due_ms;
-        if let Some(due_ms) = due_ms {
-            let order = signal_id(&[&slot.id]);
+        if due_ms != NEVER {
+            let order = signal_id(&[self.id(at)]);
             self.queue.push(Reverse((due_ms, order, at)));
         }
     }
@@ -124,7 +208,7 @@ impl<E: Entity> Store<E> {
     pub fn next_due_ms(&mut self) -> Option<i64> {
         loop {
             let &Reverse((due_ms, _, at)) = self.queue.peek()?;
-            if self.slot(at).queued_ms == Some(due_ms) {
+            if self.slot(at).queued_ms == due_ms {
                 return Some(due_ms);
             }
             // The entity has moved its timer since.
@@ -132,28 +216,31 @@ impl<E: Entity> Store<E> {
         }
     }
 
-    /// Takes the earliest timer that is due; fire it, then call [`Self::changed`].
+    /// Takes the earliest timer that is due; fire it, then [`Self::put`] the entity back.
     pub fn pop_due(&mut self, now_ms: i64) -> Option<SlotIndex> {
         if self.next_due_ms()? > now_ms {
             return None;
         }
         let Reverse((_, _, at)) = self.queue.pop()?;
-        self.slot_mut(at).queued_ms = None;
+        self.slot_mut(at).queued_ms = NEVER;
         Some(at)
     }
 
-    /// Hands out each changed entity once, in the order of first change.
-    pub fn drain_changed(&mut self, mut each: impl FnMut(&str, &E)) {
+    /// Hands out each changed entity's id and state once, in the order of first change.
+    pub fn drain_changed(&mut self, mut each: impl FnMut(&[u8], &[u8])) {
         for at in std::mem::take(&mut self.dirty) {
             let slot = self.slot_mut(at);
             slot.dirty = false;
-            each(&slot.id, &slot.entity);
+            each(slot.block.id(), slot.block.state());
         }
     }
 
-    /// Every entity with its id.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, &E)> {
-        self.slots.iter().map(|slot| (&*slot.id, &slot.entity))
+    /// Every entity's id and state.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+        (0..self.slots.len()).map(|at| {
+            let at = SlotIndex(u32::try_from(at).unwrap_or(u32::MAX));
+            (self.id(at), self.state(at))
+        })
     }
 
     /// How many entities there are.
@@ -172,55 +259,66 @@ impl<E: Entity> Store<E> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Debug)]
-    struct Alarm(Option<i64>);
-
-    impl Entity for Alarm {
-        fn due_ms(&self) -> Option<i64> {
-            self.0
-        }
-    }
+    use proptest::prelude::*;
+    use std::collections::HashMap;
 
     #[test]
     fn timers_fire_in_order_and_only_as_last_set() {
         let mut store = Store::default();
-        let a = store.insert("a", Alarm(Some(30)));
-        let b = store.insert("b", Alarm(Some(20)));
-        store.get_mut(a).1.0 = Some(10);
-        store.changed(a);
-        store.get_mut(b).1.0 = None;
-        store.changed(b);
+        let a = store.insert("a", b"", Some(30));
+        let b = store.insert("b", b"", Some(20));
+        store.put(a, b"", Some(10));
+        store.put(b, b"", None);
         assert_eq!(store.pop_due(9), None);
         assert_eq!(store.pop_due(30), Some(a));
-        store.get_mut(a).1.0 = None;
-        store.changed(a);
-        assert_eq!(store.pop_due(i64::MAX), None);
+        store.put(a, b"", None);
+        assert_eq!(store.pop_due(NEVER), None);
     }
 
     #[test]
     fn a_timer_set_back_to_an_earlier_value_fires_once() {
         let mut store = Store::default();
-        let a = store.insert("a", Alarm(Some(30)));
-        for due in [40, 30] {
-            store.get_mut(a).1.0 = Some(due);
-            store.changed(a);
+        let a = store.insert("a", b"", Some(30));
+        for due_ms in [40, 30] {
+            store.put(a, b"", Some(due_ms));
         }
         assert_eq!(store.pop_due(100), Some(a));
-        store.get_mut(a).1.0 = None;
-        store.changed(a);
+        store.put(a, b"", None);
         assert_eq!(store.pop_due(100), None);
     }
 
     #[test]
     fn changed_entities_are_handed_out_once() {
         let mut store = Store::default();
-        let a = store.insert("a", Alarm(None));
-        store.changed(a);
-        store.changed(a);
+        let a = store.insert("a", b"1", None);
+        store.put(a, b"2", None);
+        store.put(a, b"3", None);
         let mut seen = Vec::new();
-        store.drain_changed(|id, _| seen.push(id.to_owned()));
-        store.drain_changed(|id, _| seen.push(id.to_owned()));
-        assert_eq!(seen, ["a"]);
+        store.drain_changed(|id, state| seen.push((id.to_vec(), state.to_vec())));
+        store.drain_changed(|id, state| seen.push((id.to_vec(), state.to_vec())));
+        assert_eq!(seen, [(b"a".to_vec(), b"3".to_vec())]);
+    }
+
+    proptest! {
+        #[test]
+        fn each_id_has_the_state_last_put(
+            changes in prop::collection::vec((0..20u8, prop::collection::vec(any::<u8>(), 0..70)), 0..200)
+        ) {
+            let (mut store, mut want) = (Store::default(), HashMap::new());
+            for (id, state) in changes {
+                let id = format!("entity-{id}");
+                match store.find(&id) {
+                    Some(at) => store.put(at, &state, None),
+                    None => _ = store.insert(&id, &state, None),
+                }
+                want.insert(id, state);
+            }
+            prop_assert_eq!(store.len(), want.len());
+            for (id, state) in store.iter() {
+                prop_assert_eq!(want.get(id).map(Vec::as_slice), Some(state));
+                prop_assert_eq!(store.find(id).map(|at| store.id(at)), Some(id));
+            }
+            prop_assert_eq!(store.find("nobody"), None);
+        }
     }
 }

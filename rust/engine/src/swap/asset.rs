@@ -5,7 +5,6 @@ use super::reason::{Reason, Rejection};
 use super::request::{Request, require};
 use super::turn::Turn;
 use crate::core::codec::{Decode, StateError, Writer};
-use crate::core::store::Entity;
 
 const VERSION: u8 = 1;
 
@@ -31,12 +30,6 @@ impl Default for Asset {
             location_id: None,
             applied: -1,
         }
-    }
-}
-
-impl Entity for Asset {
-    fn due_ms(&self) -> Option<i64> {
-        None
     }
 }
 

@@ -7,7 +7,6 @@ use crate::core::codec::{Decode, StateError, Writer};
 use crate::core::dedupe::Window;
 use crate::core::fsm::{Model, Tags};
 use crate::core::ledger::Chain;
-use crate::core::store::Entity;
 
 /// Version of the state bytes.
 const VERSION: u8 = 1;
@@ -36,7 +35,7 @@ pub struct Session {
 }
 
 /// The part of a plan that one signal changes all or not at all.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Core {
     /// State of each cycle, by [`Cycle`].
     pub states: [u8; 2],
@@ -59,12 +58,12 @@ pub struct Core {
 }
 
 /// A plan.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
     /// Index of the template that it signed.
     pub template: usize,
     /// The customer.
-    pub customer_id: Box<str>,
+    pub customer_id: String,
     /// What one signal changes all or not at all.
     pub core: Core,
     /// Signals seen lately.
@@ -77,8 +76,10 @@ pub struct Plan {
     pub applied: i64,
 }
 
-impl Entity for Plan {
-    fn due_ms(&self) -> Option<i64> {
+impl Plan {
+    /// When its next timer is due.
+    #[must_use]
+    pub fn due_ms(&self) -> Option<i64> {
         let session = self.core.session.as_ref().map(|session| session.due_ms);
         let runs = self.core.period_end_ms > 0 && !self.core.period_ended;
         let period = runs.then_some(self.core.period_end_ms);
@@ -250,14 +251,24 @@ impl Plan {
     /// # Errors
     /// [`StateError`] if the bytes break off, make no sense, or name what the set-up lacks.
     pub fn decode(setup: &Setup, bytes: &[u8]) -> Result<Self, StateError> {
+        let mut plan = Self::default();
+        plan.read(setup, bytes)?;
+        Ok(plan)
+    }
+
+    /// Becomes the plan with these state bytes, whatever it was before.
+    ///
+    /// # Errors
+    /// As [`Self::decode`]; the plan is good for nothing then.
+    pub fn read(&mut self, setup: &Setup, bytes: &[u8]) -> Result<(), StateError> {
         let mut input = Decode::new(bytes);
         let version = input.byte()?;
         if version != VERSION {
             return Err(StateError::Version(version));
         }
-        let applied = input.int()?;
+        self.applied = input.int()?;
         let (id, version) = (input.text()?, input.uint()?);
-        let template = u32::try_from(version)
+        self.template = u32::try_from(version)
             .ok()
             .and_then(|version| setup.template_version(id, version))
             .ok_or_else(|| {
@@ -265,25 +276,25 @@ impl Plan {
                     "template {id} version {version} is not in the set-up: keep every version that a running plan signed"
                 ))
             })?;
-        let mut plan = Self::new(setup, template, input.text()?);
-        plan.applied = applied;
+        input.text()?.clone_into(&mut self.customer_id);
         for cycle in Cycle::ALL {
             let (at, name) = (cycle as usize, input.text()?);
-            plan.core.states[at] = plan.model(setup).state_index(at, name).ok_or_else(|| {
-                let model = &plan.model(setup).name;
+            self.core.states[at] = self.model(setup).state_index(at, name).ok_or_else(|| {
+                let model = &self.model(setup).name;
                 StateError::Invalid(format!("state {name} is not in model {model}"))
             })?;
         }
-        plan.decode_core(setup, &mut input)?;
-        plan.window = Window::decode(&mut input)?;
+        self.read_core(setup, &mut input)?;
+        self.window.read(&mut input)?;
+        self.payments.clear();
         for _ in 0..input.count()? {
-            plan.payments.push(input.array()?);
+            self.payments.push(input.array()?);
         }
-        input.end()?;
-        Ok(plan)
+        input.end()
     }
 
-    fn decode_core(&mut self, setup: &Setup, input: &mut Decode<'_>) -> Result<(), StateError> {
+    fn read_core(&mut self, setup: &Setup, input: &mut Decode<'_>) -> Result<(), StateError> {
+        let services = self.signed(setup).services.len();
         let core = &mut self.core;
         let flags = input.byte()?;
         core.initialized = flags & 1 != 0;
@@ -297,18 +308,20 @@ impl Plan {
             hash: input.array()?,
         };
         let accounts = input.count()?;
-        if accounts != core.accounts.len() {
+        if accounts != services {
             return Err(StateError::Invalid(format!(
-                "{accounts} accounts where the template has {}",
-                core.accounts.len()
+                "{accounts} accounts where the template has {services}"
             )));
         }
-        for account in &mut core.accounts {
-            *account = Account::decode(input)?;
+        core.accounts.clear();
+        for _ in 0..accounts {
+            core.accounts.push(Account::decode(input)?);
         }
-        if flags & 8 != 0 {
-            core.session = Some(Session::decode(setup, core.accounts.len(), input)?);
-        }
+        core.session = if flags & 8 != 0 {
+            Some(Session::decode(setup, accounts, input)?)
+        } else {
+            None
+        };
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use super::asset::Asset;
 use super::event::Event;
-use super::plan::{Core, Plan};
+use super::plan::Plan;
 use super::reason::{Reason, Rejection};
 use super::request::{self, Request, is_clean_id, require};
 use super::rules::{self, PlanTurn, Ruling};
@@ -15,7 +15,7 @@ use crate::core::decimal;
 use crate::core::dedupe::signal_id;
 use crate::core::frame::{Origin, SignalFrame, parse_signal};
 use crate::core::output::{Lane, Outputs};
-use crate::core::store::{Entity, SlotIndex, Store};
+use crate::core::store::{SlotIndex, Store};
 use crate::core::time::parse_rfc3339;
 
 /// Longest correlation id, in bytes.
@@ -54,9 +54,16 @@ impl Outcomes {
 pub struct Shard {
     partition: u32,
     partitions: u32,
-    plans: Store<Plan>,
-    stations: Store<Station>,
-    assets: Store<Asset>,
+    plans: Store,
+    stations: Store,
+    assets: Store,
+    /// The stations by slot: they are few and always busy, so they stay unpacked, and are put into
+    /// their store when the shard is drained.
+    awake: Vec<Station>,
+    /// The plan that is worked on, kept for the memory that it has.
+    plan: Plan,
+    /// Room to write a state in.
+    state: Vec<u8>,
     out: Outputs,
     /// By [`EntityKind`]: the last offset applied, -1 before the first.
     applied: [i64; 3],
@@ -89,6 +96,9 @@ impl Shard {
             plans: Store::default(),
             stations: Store::default(),
             assets: Store::default(),
+            awake: Vec::new(),
+            plan: Plan::default(),
+            state: Vec::new(),
             out: Outputs::new(topics::COUNT, partitions),
             applied: [-1; 3],
             outcomes: Outcomes::default(),
@@ -109,21 +119,24 @@ impl Shard {
         let applied = match kind {
             EntityKind::Plan => {
                 let plan = Plan::decode(setup, bytes)?;
-                let applied = plan.applied;
-                self.plans.insert(id, plan);
-                applied
+                self.plans.insert(id, bytes, plan.due_ms());
+                plan.applied
             }
             EntityKind::Station => {
                 let station = Station::decode(setup, bytes)?;
                 let applied = station.applied;
-                self.stations.insert(id, station);
+                let at = self.stations.insert(id, bytes, None).number();
+                if at == self.awake.len() {
+                    self.awake.push(station);
+                } else {
+                    self.awake[at] = station;
+                }
                 applied
             }
             EntityKind::Asset => {
                 let asset = Asset::decode(bytes)?;
-                let applied = asset.applied;
-                self.assets.insert(id, asset);
-                applied
+                self.assets.insert(id, bytes, None);
+                asset.applied
             }
         };
         let last = &mut self.applied[kind as usize];
@@ -152,21 +165,17 @@ impl Shard {
     ///
     /// # Errors
     /// [`StateError`] if an entity names what the new set-up lacks.
-    pub fn under(&self, old: &Setup, new: &Setup) -> Result<Self, StateError> {
+    pub fn under(&self, setup: &Setup) -> Result<Self, StateError> {
         let mut shard = Self::new(self.partition, self.partitions);
-        let mut bytes = Vec::new();
-        for (id, plan) in self.plans.iter() {
-            bytes.clear();
-            plan.encode(old, &mut bytes);
-            shard.restore(new, EntityKind::Plan, id, &bytes)?;
-        }
-        for (id, station) in self.stations.iter() {
-            bytes.clear();
-            station.encode(old, &mut bytes);
-            shard.restore(new, EntityKind::Station, id, &bytes)?;
-        }
-        for (id, asset) in self.assets.iter() {
-            shard.assets.insert(id, asset.clone());
+        for kind in EntityKind::ALL {
+            let store = match kind {
+                EntityKind::Plan => &self.plans,
+                EntityKind::Station => &self.stations,
+                EntityKind::Asset => &self.assets,
+            };
+            for (id, state) in store.iter() {
+                shard.restore(setup, kind, id, state)?;
+            }
         }
         shard.applied = self.applied;
         Ok(shard)
@@ -290,6 +299,7 @@ impl Shard {
             && let Some(at) = self.plans.find(arrival.id)
         {
             // Time has passed before the record, whatever is wrong with it.
+            self.read_plan(setup, at);
             self.fire_due(setup, at, arrival.frame.received_ms);
         }
         let mut turn = self.turn(setup, arrival.origin, arrival.id, arrival.raw);
@@ -324,9 +334,11 @@ impl Shard {
         let Some(at) = self.plans.find(arrival.id) else {
             return self.deliver_to_new_plan(setup, arrival, request, envelope);
         };
+        self.read_plan(setup, at);
         self.fire_due(setup, at, arrival.frame.received_ms);
         let Self {
             plans,
+            plan,
             out,
             partition,
             partitions,
@@ -337,10 +349,22 @@ impl Shard {
             partition: *partition,
             partitions: *partitions,
         };
-        let (_, plan) = plans.get_mut(at);
-        let reason = arrival.apply_to_plan(setup, lanes, plan, request, envelope);
-        plans.changed(at);
+        let before = plans.state(at);
+        let reason = arrival.apply_to_plan(setup, lanes, plan, Some(before), request, envelope);
+        self.put_plan(setup, at);
         reason
+    }
+
+    /// Takes a plan up.
+    fn read_plan(&mut self, setup: &Setup, at: SlotIndex) {
+        read_again(&mut self.plan, setup, self.plans.state(at));
+    }
+
+    /// Puts back the plan that has been taken up, and marks it as changed.
+    fn put_plan(&mut self, setup: &Setup, at: SlotIndex) {
+        self.state.clear();
+        self.plan.encode(setup, &mut self.state);
+        self.plans.put(at, &self.state, self.plan.due_ms());
     }
 
     /// Only Odoo makes a plan, and only a signal that is accepted.
@@ -368,10 +392,11 @@ impl Shard {
             partition: *partition,
             partitions: *partitions,
         };
-        let reason = arrival.apply_to_plan(setup, lanes, &mut plan, request, envelope);
+        let reason = arrival.apply_to_plan(setup, lanes, &mut plan, None, request, envelope);
         if reason == Reason::Ok {
-            let at = self.plans.insert(arrival.id, plan);
-            self.plans.changed(at);
+            let at = self.plans.insert(arrival.id, &[], None);
+            self.plan = plan;
+            self.put_plan(setup, at);
         }
         reason
     }
@@ -389,12 +414,14 @@ impl Shard {
         };
         let at = match self.stations.find(arrival.id) {
             Some(at) => at,
-            None => self
-                .stations
-                .insert(arrival.id, Station::new(setup, location)),
+            None => {
+                self.awake.push(Station::new(setup, location));
+                self.stations.insert(arrival.id, &[], None)
+            }
         };
         let Self {
             stations,
+            awake,
             out,
             partition,
             partitions,
@@ -405,8 +432,8 @@ impl Shard {
             partition: *partition,
             partitions: *partitions,
         };
-        let (_, station) = stations.get_mut(at);
         let mut turn = arrival.turn(setup, lanes, envelope);
+        let station = &mut awake[at.number()];
         let reason = station
             .apply(&mut turn, arrival.event, request)
             .unwrap_or_else(|rejection| {
@@ -414,7 +441,7 @@ impl Shard {
                 rejection.reason
             });
         station.applied = arrival.origin.offset;
-        stations.changed(at);
+        stations.mark(at);
         reason
     }
 
@@ -425,12 +452,9 @@ impl Shard {
         request: &Request<'_>,
         envelope: &Envelope<'_>,
     ) -> Reason {
-        let at = match self.assets.find(arrival.id) {
-            Some(at) => at,
-            None => self.assets.insert(arrival.id, Asset::default()),
-        };
         let Self {
             assets,
+            state,
             out,
             partition,
             partitions,
@@ -441,7 +465,10 @@ impl Shard {
             partition: *partition,
             partitions: *partitions,
         };
-        let (_, asset) = assets.get_mut(at);
+        let (at, mut asset) = match assets.find(arrival.id) {
+            Some(at) => (at, Asset::decode(assets.state(at)).expect(OWN_STATE)),
+            None => (assets.insert(arrival.id, &[], None), Asset::default()),
+        };
         let mut turn = arrival.turn(setup, lanes, envelope);
         let reason = asset
             .apply(&turn, arrival.event, request)
@@ -450,28 +477,36 @@ impl Shard {
                 rejection.reason
             });
         asset.applied = arrival.origin.offset;
-        assets.changed(at);
+        state.clear();
+        asset.encode(state);
+        assets.put(at, state, None);
         reason
     }
 
     /// Fires a plan's timers that were due when a record came in: time passed before the record.
     fn fire_due(&mut self, setup: &Setup, at: SlotIndex, now_ms: i64) {
-        while let Some(due_ms) = self.plans.get(at).1.due_ms()
+        let mut fired = false;
+        while let Some(due_ms) = self.plan.due_ms()
             && due_ms <= now_ms
         {
             self.fire(setup, at, due_ms);
+            fired = true;
+        }
+        if fired {
+            self.put_plan(setup, at);
         }
     }
 
     fn fire(&mut self, setup: &Setup, at: SlotIndex, due_ms: i64) {
         let Self {
             plans,
+            plan,
             out,
             partition,
             partitions,
             ..
         } = self;
-        let (id, plan) = plans.get_mut(at);
+        let id = plans.id(at);
         let correlation_id: Box<str> = plan
             .core
             .session
@@ -496,16 +531,18 @@ impl Shard {
         };
         rules::timers::fire(&mut PlanTurn::new(&mut turn, plan), plan);
         plan.clock_ms = plan.clock_ms.max(due_ms);
-        plans.changed(at);
     }
 
     /// Fires every timer due by `now_ms`, in order.
     pub fn tick(&mut self, setup: &Setup, now_ms: i64) {
         while let Some(at) = self.plans.pop_due(now_ms) {
-            match self.plans.get(at).1.due_ms() {
-                Some(due_ms) if due_ms <= now_ms => self.fire(setup, at, due_ms),
-                _ => self.plans.changed(at),
+            self.read_plan(setup, at);
+            if let Some(due_ms) = self.plan.due_ms()
+                && due_ms <= now_ms
+            {
+                self.fire(setup, at, due_ms);
             }
+            self.put_plan(setup, at);
         }
     }
 
@@ -515,27 +552,39 @@ impl Shard {
             plans,
             stations,
             assets,
+            awake,
+            state,
             out,
             partition,
             ..
         } = self;
-        let mut push = |kind: EntityKind, id: &str, encode: &dyn Fn(&mut Vec<u8>)| {
-            let topic = kind.state_topic() as usize;
-            let mut record = out.open(topic, *partition, id.as_bytes());
-            encode(&mut record.data);
-            out.close(record);
-        };
-        plans.drain_changed(|id, plan| {
-            push(EntityKind::Plan, id, &|bytes| plan.encode(setup, bytes));
-        });
-        stations.drain_changed(|id, station| {
-            push(EntityKind::Station, id, &|bytes| {
-                station.encode(setup, bytes)
+        for at in stations.changed().to_vec() {
+            state.clear();
+            awake[at.number()].encode(setup, state);
+            stations.put(at, state, None);
+        }
+        for kind in EntityKind::ALL {
+            let store = match kind {
+                EntityKind::Plan => &mut *plans,
+                EntityKind::Station => &mut *stations,
+                EntityKind::Asset => &mut *assets,
+            };
+            store.drain_changed(|id, state| {
+                let mut record = out.open(kind.state_topic() as usize, *partition, id);
+                record.data.extend_from_slice(state);
+                out.close(record);
             });
-        });
-        assets.drain_changed(|id, asset| push(EntityKind::Asset, id, &|bytes| asset.encode(bytes)));
+        }
         (out.drain(), std::mem::take(&mut self.outcomes))
     }
+}
+
+/// Why an entity's own state can be read: the shard wrote it, or has read it before, under the same
+/// set-up.
+const OWN_STATE: &str = "a state that the shard has written or read before";
+
+fn read_again(plan: &mut Plan, setup: &Setup, state: &[u8]) {
+    plan.read(setup, state).expect(OWN_STATE);
 }
 
 impl Arrival<'_> {
@@ -565,11 +614,12 @@ impl Arrival<'_> {
         setup: &Setup,
         lanes: Lanes<'_>,
         plan: &mut Plan,
+        before: Option<&[u8]>,
         request: &Request<'_>,
         envelope: &Envelope<'_>,
     ) -> Reason {
         let mut turn = self.turn(setup, lanes, envelope);
-        let reason = apply_to_plan(&mut turn, plan, self.event, request);
+        let reason = apply_to_plan(&mut turn, plan, before, self.event, request);
         plan.clock_ms = plan.clock_ms.max(self.frame.received_ms);
         plan.applied = self.origin.offset;
         reason
@@ -678,10 +728,12 @@ fn is_deduplicated(event: Event) -> bool {
     }
 }
 
-/// Applies one signal to a plan, all or not at all.
+/// Applies one signal to a plan, all or not at all; `before` is the state that it goes back to, if
+/// it has one.
 fn apply_to_plan(
     turn: &mut Turn<'_>,
     plan: &mut Plan,
+    before: Option<&[u8]>,
     event: Event,
     request: &Request<'_>,
 ) -> Reason {
@@ -695,14 +747,13 @@ fn apply_to_plan(
             Reason::Duplicate
         };
     }
-    let before: Core = plan.core.clone();
-    let payments = plan.payments.len();
     let mark = turn.lanes.out.mark();
     let reason = match rule(&mut PlanTurn::new(turn, plan), plan, event, request) {
         Ok(reason) => reason,
         Err(rejection) => {
-            plan.core = before;
-            plan.payments.truncate(payments);
+            if let Some(before) = before {
+                read_again(plan, turn.setup, before);
+            }
             turn.lanes.out.take_back(mark);
             turn.entries = 0;
             turn.is_kept = false;

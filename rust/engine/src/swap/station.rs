@@ -11,7 +11,6 @@ use crate::core::decimal;
 use crate::core::dedupe::{Window, signal_id};
 use crate::core::frame::OutboxKind;
 use crate::core::json::{write_digits, write_string};
-use crate::core::store::Entity;
 use crate::core::time::write_rfc3339;
 
 const VERSION: u8 = 1;
@@ -50,12 +49,6 @@ pub struct Station {
     answers: Window,
     /// Offset of the last signal applied, -1 before the first.
     pub applied: i64,
-}
-
-impl Entity for Station {
-    fn due_ms(&self) -> Option<i64> {
-        None
-    }
 }
 
 impl Station {

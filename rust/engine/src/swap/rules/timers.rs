@@ -4,7 +4,6 @@ use super::PlanTurn;
 use super::self_service::{ask_station, give_up};
 use crate::core::frame::OutboxKind;
 use crate::core::json::write_string;
-use crate::core::store::Entity;
 use crate::core::time::write_rfc3339;
 use crate::swap::event::Event;
 use crate::swap::plan::{Plan, Session};
