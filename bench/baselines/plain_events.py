@@ -487,7 +487,8 @@ class Events(Payments):
             plan.session = None
             self._give_up(turn, plan, session, "allocation_timed_out")
             station = session.location
-            self.send(turn, topics.SIGNALS_STATION, station, "allocation_release", "")
+            fields = f',"plan_id":"{plan.plan_id}"'
+            self.send(turn, topics.SIGNALS_STATION, station, "allocation_release", fields)
         plan.clock_ms = max(plan.clock_ms, due_ms)
 
     def _period_ended(self, turn: Turn, plan: Plan) -> None:

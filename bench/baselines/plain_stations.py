@@ -20,9 +20,9 @@ class Stations(Rules):
     def station_event(self, turn: Turn, station: Station, event: str, request: Internal) -> str:
         """Applies one event to a station. Raises RejectedError."""
         if event == "allocate":
-            self._allocate(turn, station, request)
-        elif event == "allocation_release":
-            self._take_intent(station, turn.correlation)
+            return self._allocate(turn, station, request)
+        if event == "allocation_release":
+            self._take_intent(station, turn.correlation, request.plan_id)
         elif event == "station_stock":
             self._restock(station, request)
         else:
@@ -36,14 +36,18 @@ class Stations(Rules):
             raise RejectedError("unknown_value", f"fleet_id {fleet}")
         return fleet
 
-    def _allocate(self, turn: Turn, station: Station, request: Internal) -> None:
+    def _allocate(self, turn: Turn, station: Station, request: Internal) -> str:
         plan_id = require(request.plan_id, "plan_id")
         fleet = self.known_fleet(request)
-        if all(correlation != turn.correlation for correlation, _, _ in station.intents):
+        if self.signal_id(turn.correlation, plan_id) in station.answers:
+            # ARM's answer and the plan's next try have crossed.
+            return "duplicate"
+        asked = (turn.correlation, plan_id)
+        if all(intent[:2] != asked for intent in station.intents):
             stock = station.stock.setdefault(fleet, Stock(0))
             if stock.current - stock.promised <= 0:
                 self._deny(turn, plan_id, "inventory_empty")
-                return
+                return "ok"
             stock.promised += 1
             station.intents.append((turn.correlation, plan_id, fleet))
         returned = request.returned_asset_id
@@ -55,6 +59,7 @@ class Stations(Rules):
             f',"timestamp":"{turn.recorded_at}"}}'
         )
         self.publish(turn, "cmd", f"cmd/ABS/EPS/{turn.entity_id}/allocate", payload)
+        return "ok"
 
     def _deny(self, turn: Turn, plan_id: str, reason: str) -> None:
         fields = f',"reason":"{escaped(reason)}"'
@@ -70,9 +75,11 @@ class Stations(Rules):
         stock.restocks += request.available > stock.current
         stock.current = request.available
 
-    def _take_intent(self, station: Station, correlation: str) -> tuple[str, str, str] | None:
+    def _take_intent(
+        self, station: Station, correlation: str, plan_id: str | None
+    ) -> tuple[str, str, str] | None:
         for at, intent in enumerate(station.intents):
-            if intent[0] == correlation:
+            if intent[0] == correlation and plan_id in (None, intent[1]):
                 station.stock[intent[2]].promised -= 1
                 return station.intents.pop(at)
         return None
@@ -84,21 +91,24 @@ class Stations(Rules):
             require_id(asset, "asset_id")
         if not turn.correlation:
             raise OutsideTheMixError("an answer of ARM without correlation id")
-        seen = self.signal_id(turn.correlation, status, asset or "")
+        named = request.plan_id or ""
+        seen = self.signal_id(turn.correlation, named, status, asset or "")
         if seen in station.answers:
             return "duplicate"
         if status == "issued":
             require_id(asset, "asset_id")
             if request.returned_asset_id is not None:
                 require_id(request.returned_asset_id, "returned_asset_id")
-        intent = self._take_intent(station, turn.correlation)
+        intent = self._take_intent(station, turn.correlation, request.plan_id)
         if status == "issued":
             self._station_issued(turn, station, request, intent)
         elif intent is None:
             raise RejectedError("unknown_allocation")
         else:
             self._deny(turn, intent[1], request.reason or status)
-        self.remember(station.answers, seen, "ok", turn.recorded_ms)
+        answered = self.signal_id(turn.correlation, named if intent is None else intent[1])
+        for signal_id in (seen, answered):
+            self.remember(station.answers, signal_id, "ok", turn.recorded_ms)
         return "ok"
 
     def _station_issued(
