@@ -330,6 +330,10 @@ fn take_battery(
     }
     let moved = turn.external(&mut plan.core, External::AssetAllocated);
     record_refusal(turn, moved);
+    if let Some(holder) = plan.core.holder_of(asset_id) {
+        // ARM names a battery that the rider has already: it is in one place all the same.
+        plan.core.accounts[holder].current_asset = None;
+    }
     plan.core.accounts[account].current_asset = Some(asset_id.into());
     assign_asset(turn.turn, asset_id);
 }
