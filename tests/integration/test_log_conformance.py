@@ -347,6 +347,25 @@ async def test_lag_is_what_is_left_to_read(log: Log) -> None:
     await consumer.close()
 
 
+async def test_what_is_committed_counts_as_lag_at_once(log: Log) -> None:
+    """Also while Kafka still writes the markers that make it readable."""
+    consumer = await log.consumer("readers", topics.SIGNALS)
+    parts = await join(consumer)
+    producer = await log.transactional_producer("shard")
+    for _ in range(5):
+        async with producer.transaction() as transaction:
+            transaction.append([chunk(*part, *numbered(0, 50)) for part in sorted(parts)])
+        lag = await consumer.lag()
+        assert lag.keys() == parts
+        assert min(lag.values()) >= 50
+        await poll_until(consumer, 50 * len(parts))
+    await producer.close()
+    async with asyncio.timeout(IN_VAIN_S):
+        while any((await consumer.lag()).values()):
+            assert await consumer.poll(10, 0.1) == []
+    await consumer.close()
+
+
 async def test_an_offset_below_the_start_of_the_log_is_an_error(log: Log, backend: Backend) -> None:
     await fill(log, records=10)
     consumer = await log.consumer("readers", [topics.SIGNALS_PLAN])

@@ -6,6 +6,7 @@ and every partition has been set to its committed offset, looked up after that.
 """
 
 import asyncio
+import copy
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -228,16 +229,18 @@ class KafkaConsumer:
                 )
 
     async def lag(self) -> dict[TopicPartition, int]:
-        """Offsets between this member's position and the last stable one, by owned partition.
+        """Offsets between this member's position and the end of all that is written, by partition.
 
-        A transaction's marker counts until it has been passed by a poll.
+        What has been written counts until it has been passed by a poll: a transaction's marker,
+        and the records of a transaction that is not over or whose markers are on their way. So
+        a zero means that nothing is to come of any commit that was answered before the call.
         """
         if not self._reading or not self._owned:
             return {}
         with translated(f"tell the lag of {self._group}"):
             async with asyncio.timeout(LOOKUP_TIMEOUT_S):
                 named = {self._named(part): part for part in self._owned}
-                ends = await self._consumer.end_offsets(list(named))
+                ends = await _written_ends(self._consumer, list(named))
                 return {
                     part: max(0, ends[kafka_part] - await self._consumer.position(kafka_part))
                     for kafka_part, part in named.items()
@@ -304,6 +307,15 @@ class KafkaConsumer:
         await _stop(self._consumer)
         if self._failure is not None and self._failure is not told:
             raise self._failure
+
+
+async def _written_ends(consumer: Any, parts: Sequence[Any]) -> dict[Any, int]:
+    """Where partitions end, whether or not what they end with is committed yet."""
+    # aiokafka looks ends up as the consumer reads, so up to the last stable offset only.
+    fetcher = copy.copy(consumer._fetcher)
+    fetcher._isolation_level = READ_UNCOMMITTED
+    found = await fetcher._retrieve_offsets(dict.fromkeys(parts, OffsetResetStrategy.LATEST))
+    return {part: offset for part, (offset, _) in found.items()}
 
 
 def _check_fetcher(consumer: Any) -> None:

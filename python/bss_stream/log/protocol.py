@@ -85,10 +85,11 @@ class Consumer(Protocol):
         """Read on from these offsets."""
 
     async def lag(self) -> dict[TopicPartition, int]:
-        """Records between this member's position and the last committed record.
+        """Records between this member's position and the end, of whatever is committed by now.
 
         Has the owned partitions whose position is known, so nothing during a rebalance. On Kafka
-        a transaction's marker counts as a record until a poll has passed it.
+        all that is written counts until a poll has passed it: a transaction's marker, and the
+        records of a transaction that is not over.
         """
 
     async def close(self) -> None:
