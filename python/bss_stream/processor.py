@@ -150,7 +150,15 @@ class Processor:
     async def _is_done(self, consumer: Consumer) -> bool:
         if not self._stopping.is_set():
             return False
-        return not self._drain or not any((await consumer.lag()).values())
+        if not self._drain:
+            return True
+        lag = await consumer.lag()
+        owned = self._signals_owned()
+        # Before anything is won, and in a rebalance, nobody knows what there is to do.
+        return bool(owned) and all(lag.get(part) == 0 for part in owned)
+
+    def _signals_owned(self) -> list[TopicPartition]:
+        return [part for shard in self._producers for part in _signals_of(shard)]
 
     async def _turn(self, consumer: Consumer) -> None:
         fetched = await consumer.poll(
@@ -186,25 +194,32 @@ class Processor:
     async def _tick(self, consumer: Consumer) -> None:
         """Fire timers: by the clock where the backlog is empty, else as far as it is read.
 
-        An answer that waits in the backlog must not be timed out by the clock.
+        An answer that waits in the backlog must not be timed out by the clock, and it may wait in
+        another shard than the plan's: the shards owned here keep one time.
         """
+        async with self._shards_in_use:
+            # Before the look at the backlog: what comes in after this is not overtaken.
+            clock_ms = self._clock_ms()
+            if not self._due(clock_ms):
+                return
         lag = await consumer.lag()
         async with self._shards_in_use:
-            clock_ms = self._clock_ms()
-            due: dict[int, list[int]] = {}
-            for shard in self._producers:
-                now_ms = min(
-                    self._watermarks_ms.get(part, 0) if lag.get(part, 0) else clock_ms
-                    for part in _signals_of(shard)
-                )
-                due_ms = self._engine.next_due_ms(shard)
-                if due_ms is not None and due_ms <= now_ms:
-                    due.setdefault(now_ms, []).append(shard)
-            for now_ms, shards in due.items():
-                output = await self._in_engine(
-                    partial(self._engine.process, [], now_ms, tick=shards)
-                )
-                await self._commit(output, {})
+            now_ms = min(
+                (
+                    # What was won after that look, or is not read yet, has an unknown backlog.
+                    clock_ms if lag.get(part) == 0 else self._watermarks_ms.get(part, 0)
+                    for part in self._signals_owned()
+                ),
+                default=0,
+            )
+            if due := self._due(now_ms):
+                work = partial(self._engine.process, [], now_ms, tick=due)
+                await self._commit(await self._in_engine(work), {})
+
+    def _due(self, now_ms: int) -> list[int]:
+        """The shards with a timer to fire."""
+        next_due_ms = {shard: self._engine.next_due_ms(shard) for shard in self._producers}
+        return [s for s, due_ms in next_due_ms.items() if due_ms is not None and due_ms <= now_ms]
 
     async def _in_engine(self, call: Callable[[], T], *, at_once: bool = False) -> T:
         started_s = time.perf_counter()
