@@ -90,16 +90,17 @@ class EmbeddedBackend:
     """A log in a directory."""
 
     directory: Path
+    # Everything that has been consumed is old enough to be trimmed, unless told otherwise.
+    keep_consumed_ms: int = -1_000
 
     def log(self) -> Log:
-        # Everything that has been consumed is old enough to be trimmed.
-        policy = Policy(keep_consumed_ms=-1_000)
+        policy = Policy(keep_consumed_ms=self.keep_consumed_ms)
         return EmbeddedLog(
             self.directory, partitions=PARTITIONS, durability="process", policy=policy
         )
 
     def description(self) -> str:
-        return json.dumps({"directory": str(self.directory)})
+        return json.dumps({"directory": str(self.directory), "keep": self.keep_consumed_ms})
 
     async def abort_records(self, log: Log, topic: str, partition: int) -> None:
         producer = await log.transactional_producer("aborting")
@@ -171,5 +172,5 @@ def described(description: str) -> Backend:
     """The backend that `description` was made of."""
     parts = json.loads(description)
     if "directory" in parts:
-        return EmbeddedBackend(Path(parts["directory"]))
+        return EmbeddedBackend(Path(parts["directory"]), parts["keep"])
     return KafkaBackend(KafkaOptions(**parts["options"]))
