@@ -371,14 +371,21 @@ fn check(input: &Input<'_>) -> Result<(), EngineError> {
     }
 }
 
+/// How many records are looked ahead for: about as many fetches as a core keeps under way at once.
+const AHEAD: usize = 16;
+
 impl Work<'_, '_> {
     fn run(&mut self, setup: &Setup, now_ms: i64) -> Done {
         for (kind, input) in &self.inputs {
             // `check` has read every record.
-            let records = Records::new(input.data).filter_map(Result::ok);
-            for (offset, (key, value)) in input.offsets.iter().zip(records) {
-                self.shard
-                    .apply(setup, *kind, *offset, key, value.unwrap_or_default());
+            let mut records = Records::new(input.data).filter_map(Result::ok);
+            for offsets in input.offsets.chunks(AHEAD) {
+                let coming = records.clone().take(offsets.len());
+                self.shard.fetch(*kind, coming.map(|(key, _)| key));
+                for (offset, (key, value)) in offsets.iter().zip(&mut records) {
+                    self.shard
+                        .apply(setup, *kind, *offset, key, value.unwrap_or_default());
+                }
             }
         }
         self.shard.tick(setup, now_ms);

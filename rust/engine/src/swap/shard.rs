@@ -144,6 +144,17 @@ impl Shard {
         Ok(())
     }
 
+    /// Has the entities of coming records fetched from memory, all at once: one after the other,
+    /// each would be waited for.
+    pub fn fetch<'k>(&self, kind: EntityKind, keys: impl Iterator<Item = &'k [u8]>) {
+        let store = match kind {
+            EntityKind::Plan => &self.plans,
+            EntityKind::Station => &self.stations,
+            EntityKind::Asset => &self.assets,
+        };
+        store.fetch(keys);
+    }
+
     /// The last offset applied of a kind's signals.
     #[must_use]
     pub fn applied(&self, kind: EntityKind) -> Option<i64> {
