@@ -171,8 +171,11 @@ def _serve(config_path: str) -> None:
     """The child process: run the broker until the parent closes our standard input."""
     from iotcore import IotCoreBroker
 
-    # Ctrl-C reaches the whole process group, and the parent still has messages to acknowledge.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches the whole process group, as the end of a service or of a terminal may, and the
+    # parent still has messages to acknowledge: its end is this process's.
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     # rumqttd wraps its routing in spans of level error, and each one would become a log record.
     logging.getLogger("rumqttd").setLevel(logging.CRITICAL + 1)
     threading.Thread(target=_exit_with_parent, daemon=True).start()
