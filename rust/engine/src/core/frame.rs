@@ -22,20 +22,32 @@ pub struct SignalFrame<'a> {
 /// Takes a signal frame apart; `None` if it does not follow the layout of version 1.
 #[must_use]
 pub fn parse_signal(value: &[u8]) -> Option<SignalFrame<'_>> {
-    let end = value.iter().position(|&byte| byte == b'\n')?;
+    // One pass over the header's bytes finds its end and where its fields part.
+    let mut tabs = [0; 4];
+    let mut found = 0;
+    let mut end = 0;
+    loop {
+        match value.get(end)? {
+            b'\n' => break,
+            b'\t' => {
+                *tabs.get_mut(found)? = end;
+                found += 1;
+            }
+            _ => {}
+        }
+        end += 1;
+    }
     let header = std::str::from_utf8(&value[..end]).ok()?;
-    let mut fields = header.split('\t');
-    if fields.next() != Some("1") {
+    if found != tabs.len() || &header[..tabs[0]] != "1" {
         return None;
     }
-    let frame = SignalFrame {
-        event: fields.next()?,
-        received_ms: fields.next()?.parse().ok()?,
-        correlation: fields.next()?,
-        source: fields.next()?,
+    Some(SignalFrame {
+        event: &header[tabs[0] + 1..tabs[1]],
+        received_ms: header[tabs[1] + 1..tabs[2]].parse().ok()?,
+        correlation: &header[tabs[2] + 1..tabs[3]],
+        source: &header[tabs[3] + 1..],
         payload: &value[end + 1..],
-    };
-    fields.next().is_none().then_some(frame)
+    })
 }
 
 fn text(out: &mut Vec<u8>, field: &str) {
