@@ -7,6 +7,7 @@ again by the rider's app, and a database that is away only delays the echoes.
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import logging
 import time
@@ -64,7 +65,11 @@ def _epoch_ms() -> int:
 
 
 class Queries:
-    """One MQTT client and one connection to the database. `run` until `stop`."""
+    """A client for requests, one for echoes, and a connection to the database. `run` until `stop`.
+
+    Two clients, because rumqttd sends no PUBACK to one that owes it a hundred of its own: a client
+    that waits for the one before it gives the other would wait for ever.
+    """
 
     def __init__(
         self,
@@ -78,6 +83,7 @@ class Queries:
         """`mqtt` asks for no session expiry: who is away should be sent no requests."""
         self.counters = QueriesCounters()
         self.client = MqttClient(mqtt)
+        self._echoes = MqttClient(dataclasses.replace(mqtt, client_id=f"{mqtt.client_id}-echo"))
         self.ready = asyncio.Event()
         """Set once the broker has the subscriptions."""
         self._model = model
@@ -107,11 +113,13 @@ class Queries:
         finally:
             try:
                 await self.client.close()
+                await self._echoes.close()
             finally:
                 await self._in_thread(self._model.close)
                 self._thread.shutdown(wait=False)
 
     async def _connect(self) -> bool:
+        await self._echoes.connect(patience_s=self._settings.connect_patience_s)
         await self.client.connect(patience_s=self._settings.connect_patience_s)
         await self.client.subscribe(*wire.subscriptions(self._settings.shared_group))
         self.ready.set()
@@ -149,12 +157,9 @@ class Queries:
         return True
 
     async def _send(self, echoes: Sequence[Message], batch: Sequence[Received]) -> list[Refusal]:
-        publishing = asyncio.create_task(self.client.publish(echoes))
-        # The echoes are written first, and the requests acknowledged before the broker says that
-        # it has the echoes: rumqttd says nothing while a client owes it acknowledgements.
-        await asyncio.sleep(0)
+        refusals = await self._echoes.publish(echoes)
         self.client.ack(batch)
-        return await publishing
+        return refusals
 
     async def _answers(self, batch: Sequence[Received]) -> list[Answer] | None:
         """The answers, after as many attempts as it takes; None when stopped before."""
