@@ -1,7 +1,7 @@
 //! `bss_stream._engine`: the binding of `bss-engine`. It converts between Python and bytes and
 //! holds no rule of its own.
 
-use bss_engine::core::{chunk, frame, fsm, partition};
+use bss_engine::core::{chunk, frame, partition};
 use bss_engine::engine::{self, EngineError, Input};
 use bss_engine::swap::{reason, topics, vocabulary};
 use pyo3::exceptions::PyValueError;
@@ -63,8 +63,8 @@ fn last_received_ms(data: &[u8]) -> Option<i64> {
 /// Compiles a plan model; the message of the error has one line a fault.
 #[pyfunction]
 fn check_model(file: &str, data: &[u8]) -> PyResult<String> {
-    fsm::Model::compile(file, data, &vocabulary::PLAN)
-        .map(|model| model.name)
+    vocabulary::ModelKind::compile(file, data)
+        .map(|(_, model)| model.name)
         .map_err(|faults| PyValueError::new_err(faults.join("\n")))
 }
 

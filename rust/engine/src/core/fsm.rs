@@ -100,6 +100,9 @@ const NONE16: u16 = u16::MAX;
 #[serde(deny_unknown_fields)]
 struct ModelDoc {
     model: String,
+    /// Which vocabulary it is written in; the domain has chosen by it already.
+    #[serde(rename = "kind", default)]
+    _kind: String,
     #[serde(rename = "version")]
     _version: u32,
     #[serde(rename = "title", default)]

@@ -1,6 +1,6 @@
 //! Set-up: markets, templates, stations and models, compiled to integers and bits at load.
 
-use super::vocabulary::PLAN;
+use super::vocabulary::ModelKind;
 use crate::core::decimal;
 use crate::core::fsm::Model;
 use crate::core::time::Zone;
@@ -187,8 +187,12 @@ pub struct Location {
 pub struct Setup {
     /// Bounds.
     pub limits: Limits,
-    /// Compiled models.
+    /// Models of plans; a template names one.
     pub models: Vec<Model>,
+    /// The model of a battery's life.
+    pub asset_model: Model,
+    /// The model of a self-service swap.
+    pub session_model: Model,
     /// Markets.
     pub markets: Vec<Market>,
     /// Services of all markets.
@@ -342,6 +346,42 @@ impl QuotaDoc {
     }
 }
 
+/// The models of a set-up by kind.
+#[derive(Default)]
+struct Models {
+    plans: Vec<Model>,
+    asset: Option<Model>,
+    session: Option<Model>,
+}
+
+impl Models {
+    fn compile(docs: &[&RawValue], faults: &mut Vec<String>) -> Self {
+        let mut models = Self::default();
+        for (at, doc) in docs.iter().enumerate() {
+            let file = format!("setup.models[{at}]");
+            let (kind, model) = match ModelKind::compile(&file, doc.get().as_bytes()) {
+                Ok(compiled) => compiled,
+                Err(found) => {
+                    faults.extend(found);
+                    continue;
+                }
+            };
+            let slot = match kind {
+                ModelKind::Plan => {
+                    models.plans.push(model);
+                    continue;
+                }
+                ModelKind::Asset => &mut models.asset,
+                ModelKind::Session => &mut models.session,
+            };
+            if slot.replace(model).is_some() {
+                faults.push(format!("{file}: a second model of its kind"));
+            }
+        }
+        models
+    }
+}
+
 impl Setup {
     /// Compiles the set-up document.
     ///
@@ -357,9 +397,17 @@ impl Setup {
                 doc.version
             )]);
         }
+        let mut faults = Vec::new();
+        let models = Models::compile(&doc.models, &mut faults);
+        let (Some(asset_model), Some(session_model)) = (models.asset, models.session) else {
+            faults.push("setup.models: one model each of kind asset and session is needed".into());
+            return Err(faults);
+        };
         let mut setup = Self {
             limits: doc.limits,
-            models: Vec::new(),
+            models: models.plans,
+            asset_model,
+            session_model,
             markets: Vec::new(),
             services: Vec::new(),
             templates: Vec::new(),
@@ -369,14 +417,6 @@ impl Setup {
             fleet_index: HashMap::new(),
             latest_template: HashMap::new(),
         };
-        let mut faults = Vec::new();
-        for (at, model) in doc.models.iter().enumerate() {
-            let file = format!("setup.models[{at}]");
-            match Model::compile(&file, model.get().as_bytes(), &PLAN) {
-                Ok(model) => setup.models.push(model),
-                Err(found) => faults.extend(found),
-            }
-        }
         // Locations and fleets of all markets first: a template may roam.
         for market in &doc.markets {
             setup.add_places(market, &mut faults);

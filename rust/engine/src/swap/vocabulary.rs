@@ -1,6 +1,6 @@
 //! The names that the swap domain's rules use; models may use no others.
 
-use crate::core::fsm::{Tags, Vocabulary};
+use crate::core::fsm::{Model, Tags, Vocabulary};
 
 /// Defines an enum whose discriminants are the vocabulary's indices, with its names beside it.
 macro_rules! names {
@@ -130,6 +130,113 @@ pub const PLAN: Vocabulary = Vocabulary {
     conditions: CONDITIONS,
 };
 
+names! {
+    /// What moves a battery's life.
+    LifeSignal, LIFE_SIGNALS:
+    Issued = "ISSUED",
+    Returned = "RETURNED",
+    Damaged = "DAMAGED",
+    Repaired = "REPAIRED",
+    Lost = "LOST",
+    Found = "FOUND",
+    WrittenOff = "WRITTEN_OFF",
+}
+
+names! {
+    /// What ARM, attendants and plans say of a battery.
+    LifeEvent, LIFE_EVENTS:
+    Registered = "ASSET_REGISTERED",
+    Allocated = "ASSET_ALLOCATED",
+    Returned = "ASSET_RETURNED",
+    DamageReported = "DAMAGE_REPORTED",
+    RepairCompleted = "REPAIR_COMPLETED",
+    GpsSilent = "GPS_SILENT",
+    LostDetected = "ASSET_LOST_DETECTED",
+    Found = "ASSET_FOUND",
+    WrittenOff = "ASSET_WRITTEN_OFF",
+}
+
+names! {
+    /// What moves a self-service swap.
+    SessionSignal, SESSION_SIGNALS:
+    Bind = "BIND",
+    Allocate = "ALLOCATE",
+    Issue = "ISSUE",
+    Deny = "DENY",
+    TimeOut = "TIME_OUT",
+}
+
+/// The vocabulary of the model of a battery's life.
+pub const ASSET: Vocabulary = Vocabulary {
+    cycles: &["life"],
+    signals: LIFE_SIGNALS,
+    externals: LIFE_EVENTS,
+    tags: &["held", "lost"],
+    conditions: &[],
+};
+
+/// The vocabulary of the model of a swap session.
+pub const SESSION: Vocabulary = Vocabulary {
+    cycles: &["session"],
+    signals: SESSION_SIGNALS,
+    externals: &[],
+    tags: &[],
+    conditions: &[],
+};
+
+/// What a model describes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelKind {
+    /// A plan's two cycles.
+    Plan,
+    /// A battery's life.
+    Asset,
+    /// A self-service swap.
+    Session,
+}
+
+impl ModelKind {
+    /// The kind that a model's document names; without a name it describes plans.
+    ///
+    /// # Errors
+    /// A message that names the file.
+    pub fn of(file: &str, json: &[u8]) -> Result<Self, String> {
+        #[derive(serde::Deserialize)]
+        struct KindDoc {
+            kind: Option<String>,
+        }
+        let doc: KindDoc =
+            serde_json::from_slice(json).map_err(|error| format!("{file}: {error}"))?;
+        match doc.kind.as_deref() {
+            None | Some("plan") => Ok(Self::Plan),
+            Some("asset") => Ok(Self::Asset),
+            Some("session") => Ok(Self::Session),
+            Some(other) => Err(format!(
+                "{file}: kind: \"{other}\" is unknown: expected plan, asset or session"
+            )),
+        }
+    }
+
+    /// The names that models of this kind may use.
+    #[must_use]
+    pub fn vocabulary(self) -> &'static Vocabulary {
+        match self {
+            Self::Plan => &PLAN,
+            Self::Asset => &ASSET,
+            Self::Session => &SESSION,
+        }
+    }
+
+    /// Compiles a model of whichever kind its document names.
+    ///
+    /// # Errors
+    /// Every fault, with file and path.
+    pub fn compile(file: &str, json: &[u8]) -> Result<(Self, Model), Vec<String>> {
+        let kind = Self::of(file, json).map_err(|fault| vec![fault])?;
+        Model::compile(file, json, kind.vocabulary()).map(|model| (kind, model))
+    }
+}
+
 /// The name of a fundamental signal by index.
 #[must_use]
 pub fn signal_name(signal: u8) -> &'static str {
@@ -138,21 +245,29 @@ pub fn signal_name(signal: u8) -> &'static str {
 
 #[cfg(test)]
 mod tests {
-    use super::PLAN;
+    use super::{ModelKind, PLAN};
     use crate::core::fsm::Model;
     use serde_json::{Value, json};
 
     const V1: &str = include_str!("../../../../python/bss_stream/models/bss-fsm-v1.json");
+    const ASSET_LIFE: &str =
+        include_str!("../../../../python/bss_stream/models/bss-fsm-asset-life.json");
+    const SWAP_SESSION: &str =
+        include_str!("../../../../python/bss_stream/models/bss-fsm-swap-session.json");
     const ASSET_FLOW: &str =
         include_str!("../../../../python/bss_stream/models/bss-fsm-asset-flow.json");
 
     #[test]
     fn the_shipped_models_compile() {
-        for text in [V1, ASSET_FLOW] {
-            assert_eq!(
-                Model::compile("m", text.as_bytes(), &PLAN).map(|_| ()),
-                Ok(())
-            );
+        let shipped = [
+            (V1, ModelKind::Plan),
+            (ASSET_FLOW, ModelKind::Plan),
+            (ASSET_LIFE, ModelKind::Asset),
+            (SWAP_SESSION, ModelKind::Session),
+        ];
+        for (text, kind) in shipped {
+            let compiled = ModelKind::compile("m", text.as_bytes());
+            assert_eq!(compiled.map(|(kind, _)| kind), Ok(kind));
         }
     }
 
