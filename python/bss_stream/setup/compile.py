@@ -68,6 +68,7 @@ def _market(market: Market, index: Index) -> dict[str, Any]:
             "answer_timeout_ms": settings.allocation.answer_timeout_seconds * 1000,
             "attempts_max": settings.allocation.attempts_max,
         },
+        "inventory": {"low_threshold": settings.low_stock_threshold},
         "services": [_service(service) for service in market.documents(ServiceFile)],
         "fleets": [{"fleet_id": fleet.fleet_id, "name": fleet.name} for fleet in fleets],
         "locations": [

@@ -118,6 +118,8 @@ class MarketFile(Document, frozen=True, kw_only=True):
         ),
     ]
     allocation: Allocation
+    low_stock_threshold: Count = 3
+    """At this stock of a fleet or below, the operator is asked to restock the station."""
     tiers: Annotated[dict[Id, Tier], Meta(min_length=1)]
 
 

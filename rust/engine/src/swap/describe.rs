@@ -24,9 +24,11 @@ pub fn describe(
         EntityKind::Plan => plan(setup, id, &Plan::decode(setup, bytes)?),
         EntityKind::Station => station(setup, id, &Station::decode(setup, bytes)?),
         EntityKind::Asset => {
-            let asset = Asset::decode(bytes)?;
+            let asset = Asset::decode(setup, bytes)?;
             json!({
                 "asset_id": id,
+                "life": setup.asset_model.state(0, asset.life).name,
+                "fleet_id": asset.fleet_id,
                 "holder": asset.holder,
                 "awaited_from": asset.awaited_from,
                 "location_id": asset.location_id,
@@ -75,10 +77,14 @@ fn plan(setup: &Setup, id: &str, plan: &Plan) -> Value {
         "initialized": core.initialized,
         "cancel_requested": core.cancel_requested,
         "period_end_ms": core.period_end_ms,
+        "cycle_end_ms": core.cycle_end_ms,
         "grace_end_ms": core.grace_end_ms,
+        "grace_enforced": core.grace_enforced,
         "session": core.session.as_ref().map(|session| json!({
             "correlation_id": session.correlation_id,
             "location_id": setup.locations[session.location as usize].id,
+            "state": setup.session_model.state(0, session.state).name,
+            "is_replacement": session.is_replacement,
             "attempt": session.attempt,
             "due_ms": session.due_ms,
         })),
@@ -97,6 +103,8 @@ fn station(setup: &Setup, id: &str, station: &Station) -> Value {
                 "fleet_id": setup.fleets[stock.fleet as usize],
                 "current_stock": stock.current_stock,
                 "promised": stock.promised,
+                "is_low": stock.warned.low,
+                "is_in_high_demand": stock.warned.high_demand,
                 "total_assignments": stock.total_assignments,
                 "total_returns": stock.total_returns,
                 "total_restocks": stock.total_restocks,

@@ -21,6 +21,7 @@ impl Turn<'_> {
         reason: Reason,
         metadata: impl Fn(&mut Vec<u8>),
     ) {
+        let id_field = event.kind().id_field();
         for (prefix, suffix) in event.echo_topics() {
             let topic = [prefix, self.entity_id, suffix].concat();
             let (id, recorded_ms, correlation) =
@@ -28,12 +29,14 @@ impl Turn<'_> {
             self.publish(OutboxKind::Echo, &topic, |out| {
                 out.extend_from_slice(b"{\"timestamp\":\"");
                 write_rfc3339(out, recorded_ms);
-                out.extend_from_slice(b"\",\"plan_id\":");
-                write_string(out, id);
+                out.push(b'"');
+                text_field(out, id_field, Some(id));
                 text_field(out, "correlation_id", Some(correlation));
                 out.extend_from_slice(
-                    b",\"actor\":{\"type\":\"agent\",\"id\":\"bss-agent-v2\"},\"data\":{\"plan_id\":",
+                    b",\"actor\":{\"type\":\"agent\",\"id\":\"bss-agent-v2\"},\"data\":{\"",
                 );
+                out.extend_from_slice(id_field.as_bytes());
+                out.extend_from_slice(b"\":");
                 write_string(out, id);
                 out.extend_from_slice(b",\"success\":");
                 out.extend_from_slice(if success { b"true" } else { b"false" });

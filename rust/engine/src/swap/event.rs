@@ -13,9 +13,18 @@ pub enum Event {
     InitializeStates,
     OdooSync,
     ServicePayment,
+    PaymentReversal,
+    StationTap,
+    Validate,
+    ReportActivity,
+    ReportLost,
+    ContinueService,
     // From outside, to stations.
     ArmAllocate,
     StationStock,
+    // From outside, to assets.
+    AssetStatus,
+    AssetScan,
     // Between entities.
     AllocationIssued,
     AllocationDenied,
@@ -24,6 +33,11 @@ pub enum Event {
     StockMoved,
     AssetAssigned,
     AssetReturned,
+    AssetReportedLost,
+    AssetSettled,
+    AssetLost,
+    AssetFound,
+    AssetDamaged,
 }
 
 /// Everything that is fixed about an event.
@@ -58,8 +72,23 @@ events! {
     OdooSync, "odoo_sync", Plan, [("echo/odo/subscription/plan/", "/sync")];
     ServicePayment, "service_payment", Plan,
         [("echo/abs/bss/payment/", "/service_payment")];
+    PaymentReversal, "payment_reversal", Plan,
+        [("echo/abs/bss/payment/", "/payment_reversal")];
+    // A tap at a station's door asks for what customer_binding asks for.
+    StationTap, "station_tap", Plan,
+        [("echo/abs/service/plan/", "/customer_binding")];
+    Validate, "validate", Plan,
+        [("echo/abs/attendant/plan/", "/validate")];
+    ReportActivity, "report_activity", Plan,
+        [("echo/abs/attendant/plan/", "/report_activity")];
+    ReportLost, "report_lost", Plan,
+        [("echo/abs/service/plan/", "/report_lost")];
+    ContinueService, "continue_service", Plan,
+        [("echo/abs/service/plan/", "/continue_service")];
     ArmAllocate, "arm_allocate", Station, [];
     StationStock, "station_stock", Station, [];
+    AssetStatus, "asset_status", Asset, [];
+    AssetScan, "asset_scan", Asset, [("echo/abs/attendant/asset/", "/scan")];
     AllocationIssued, "allocation_issued", Plan, [];
     AllocationDenied, "allocation_denied", Plan, [];
     Allocate, "allocate", Station, [];
@@ -67,6 +96,11 @@ events! {
     StockMoved, "stock_moved", Station, [];
     AssetAssigned, "asset_assigned", Asset, [];
     AssetReturned, "asset_returned", Asset, [];
+    AssetReportedLost, "asset_reported_lost", Asset, [];
+    AssetSettled, "asset_settled", Asset, [];
+    AssetLost, "asset_lost", Plan, [];
+    AssetFound, "asset_found", Plan, [];
+    AssetDamaged, "asset_damaged", Plan, [];
 }
 
 impl Event {
@@ -87,6 +121,12 @@ impl Event {
     #[must_use]
     pub fn name(self) -> &'static str {
         self.facts().name
+    }
+
+    /// What its entities are.
+    #[must_use]
+    pub fn kind(self) -> EntityKind {
+        self.facts().kind
     }
 
     /// The topics of its echo, as what stands before and behind the entity's id.

@@ -28,10 +28,54 @@ pub struct Session {
     pub held_energy: i64,
     /// Which try this is, from 1.
     pub attempt: u32,
+    /// State in the model of sessions.
+    pub state: u8,
+    /// Whether it replaces a damaged battery, which costs no quota.
+    pub is_replacement: bool,
     /// Time of the request: its day counts.
     pub event_ms: i64,
     /// When ARM's time is up.
     pub due_ms: i64,
+}
+
+/// A payment that has been applied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payment {
+    /// The payment's id ([`crate::core::dedupe::strong_id`]).
+    pub id: [u8; 16],
+    /// What came in.
+    pub amount_minor: i64,
+    /// What of it has been paid back or has bounced.
+    pub returned_minor: i64,
+    /// The account that it was for, if it was for one.
+    pub account: Option<usize>,
+}
+
+impl Payment {
+    fn encode(&self, out: &mut Writer<'_>) {
+        out.raw(&self.id);
+        out.int(self.amount_minor);
+        out.int(self.returned_minor);
+        out.count(self.account.map_or(0, |account| account + 1));
+    }
+
+    fn decode(accounts: usize, input: &mut Decode<'_>) -> Result<Self, StateError> {
+        let (id, amount_minor, returned_minor) = (input.array()?, input.int()?, input.int()?);
+        let account = usize::try_from(input.uint()?)
+            .unwrap_or(usize::MAX)
+            .checked_sub(1);
+        if account.is_some_and(|account| account >= accounts) {
+            return Err(StateError::Invalid(
+                "a payment names an account beyond the last".into(),
+            ));
+        }
+        Ok(Self {
+            id,
+            amount_minor,
+            returned_minor,
+            account,
+        })
+    }
 }
 
 /// The part of a plan that one signal changes all or not at all.
@@ -45,8 +89,12 @@ pub struct Core {
     pub cancel_requested: bool,
     /// Whether the end of the period has been signalled.
     pub period_ended: bool,
+    /// Whether the end of the grace period has been acted upon.
+    pub grace_enforced: bool,
     /// End of the paid period; 0 before the first.
     pub period_end_ms: i64,
+    /// End of the running billing cycle; only one within the period renews quotas.
+    pub cycle_end_ms: i64,
     /// End of the grace period; 0 if none runs.
     pub grace_end_ms: i64,
     /// One account a service, in the template's order.
@@ -68,8 +116,8 @@ pub struct Plan {
     pub core: Core,
     /// Signals seen lately.
     pub window: Window,
-    /// Ids of every payment applied, for the plan's life.
-    pub payments: Vec<[u8; 16]>,
+    /// Every payment applied, for the plan's life.
+    pub payments: Vec<Payment>,
     /// Latest time of receipt seen: timers due before it have fired.
     pub clock_ms: i64,
     /// Offset of the last signal applied, -1 before the first.
@@ -83,11 +131,26 @@ impl Plan {
         let session = self.core.session.as_ref().map(|session| session.due_ms);
         let runs = self.core.period_end_ms > 0 && !self.core.period_ended;
         let period = runs.then_some(self.core.period_end_ms);
-        session.into_iter().chain(period).min()
+        let cycle = self.core.cycle_due_ms();
+        let in_grace = self.core.grace_end_ms > 0 && !self.core.grace_enforced;
+        let grace = in_grace.then_some(self.core.grace_end_ms);
+        session
+            .into_iter()
+            .chain(period)
+            .chain(cycle)
+            .chain(grace)
+            .min()
     }
 }
 
 impl Core {
+    /// When the running cycle ends, if that is before the period does.
+    #[must_use]
+    pub fn cycle_due_ms(&self) -> Option<i64> {
+        let within = !self.period_ended && self.cycle_end_ms < self.period_end_ms;
+        within.then_some(self.cycle_end_ms)
+    }
+
     /// Whether a payment has been made so that service goes on at `at_ms`.
     #[must_use]
     pub fn is_served(&self, model: &Model, at_ms: i64) -> bool {
@@ -155,7 +218,9 @@ impl Plan {
                 initialized: false,
                 cancel_requested: false,
                 period_ended: false,
+                grace_enforced: false,
                 period_end_ms: 0,
+                cycle_end_ms: 0,
                 grace_end_ms: 0,
                 accounts: signed.services.iter().map(Account::new).collect(),
                 session: None,
@@ -225,10 +290,12 @@ impl Plan {
             u8::from(core.initialized)
                 | u8::from(core.cancel_requested) << 1
                 | u8::from(core.period_ended) << 2
-                | u8::from(core.session.is_some()) << 3,
+                | u8::from(core.session.is_some()) << 3
+                | u8::from(core.grace_enforced) << 4,
         );
         out.int(self.clock_ms);
         out.int(core.period_end_ms);
+        out.int(core.cycle_end_ms - core.period_end_ms);
         out.int(core.grace_end_ms);
         out.uint(core.chain.seq);
         out.raw(&core.chain.hash);
@@ -242,7 +309,7 @@ impl Plan {
         self.window.encode(&mut out);
         out.count(self.payments.len());
         for payment in &self.payments {
-            out.raw(payment);
+            payment.encode(&mut out);
         }
     }
 
@@ -288,7 +355,8 @@ impl Plan {
         self.window.read(&mut input)?;
         self.payments.clear();
         for _ in 0..input.count()? {
-            self.payments.push(input.array()?);
+            let accounts = self.core.accounts.len();
+            self.payments.push(Payment::decode(accounts, &mut input)?);
         }
         input.end()
     }
@@ -300,8 +368,10 @@ impl Plan {
         core.initialized = flags & 1 != 0;
         core.cancel_requested = flags & 2 != 0;
         core.period_ended = flags & 4 != 0;
+        core.grace_enforced = flags & 16 != 0;
         self.clock_ms = input.int()?;
         core.period_end_ms = input.int()?;
+        core.cycle_end_ms = core.period_end_ms.wrapping_add(input.int()?);
         core.grace_end_ms = input.int()?;
         core.chain = Chain {
             seq: input.uint()?,
@@ -335,6 +405,8 @@ impl Session {
         out.int(self.held_swaps);
         out.int(self.held_energy);
         out.uint(u64::from(self.attempt));
+        out.text(&setup.session_model.state(0, self.state).name);
+        out.byte(u8::from(self.is_replacement));
         out.int(self.event_ms);
         out.int(self.due_ms);
     }
@@ -359,8 +431,17 @@ impl Session {
             held_swaps: input.int()?,
             held_energy: input.int()?,
             attempt: u32::try_from(input.uint()?).unwrap_or(u32::MAX),
+            state: session_state(setup, input.text()?)?,
+            is_replacement: input.byte()? != 0,
             event_ms: input.int()?,
             due_ms: input.int()?,
         })
     }
+}
+
+fn session_state(setup: &Setup, name: &str) -> Result<u8, StateError> {
+    let model = &setup.session_model;
+    model
+        .state_index(0, name)
+        .ok_or_else(|| StateError::Invalid(format!("state {name} is not in model {}", model.name)))
 }

@@ -74,6 +74,10 @@ pub enum Reason {
     UnknownAllocation,
     /// ARM gave the battery to a plan that another plan's record contradicts.
     AssetHeldElsewhere,
+    /// No payment with this reference has been applied to the plan.
+    UnknownPayment,
+    /// What is to be paid back has been used already.
+    RefundExceedsBalance,
 }
 
 /// What follows from a reason.
@@ -135,6 +139,8 @@ facts! {
     CurrencyMismatch, "currency_mismatch", "PAYMENT_FAILED", true, "the currency is not the market's", None;
     UnknownAllocation, "unknown_allocation", "ASSET_VALIDATION_FAILED", true, "the answer belongs to no request", None;
     AssetHeldElsewhere, "asset_held_elsewhere", "SECURITY_ALERT", true, "the battery is on record with another plan", None;
+    UnknownPayment, "unknown_payment", "PAYMENT_FAILED", false, "no payment with this reference has been applied", None;
+    RefundExceedsBalance, "refund_exceeds_balance", "PAYMENT_FAILED", false, "what is to be paid back has been used already", None;
 }
 
 impl Reason {
@@ -225,6 +231,6 @@ mod tests {
         for (index, reason) in Reason::all().enumerate() {
             assert_eq!(reason as usize, index, "{}", reason.code());
         }
-        assert_eq!(Reason::AssetHeldElsewhere as usize + 1, Reason::COUNT);
+        assert_eq!(Reason::RefundExceedsBalance as usize + 1, Reason::COUNT);
     }
 }

@@ -49,6 +49,12 @@ pub struct Request<'a> {
     pub available: Option<&'a str>,
     /// Number of the try, as text.
     pub attempt: Option<&'a str>,
+    /// What an attendant found a battery to be.
+    pub condition: Text<'a>,
+    /// What an attendant did.
+    pub activity: Text<'a>,
+    /// What a customer chooses after a battery was found.
+    pub choice: Text<'a>,
     /// The battery given back at a staffed station.
     pub old_battery_id: Text<'a>,
     /// The battery issued at a staffed station.
@@ -173,7 +179,10 @@ impl<'a> Parser<'a> {
             (Scope::Top, "correlation_id") => text(reader, &mut r.correlation_id),
             (Scope::Top, "actor") => self.nested(reader, Scope::Actor),
             (Scope::Top, "data") => self.nested(reader, Scope::Data),
-            (Scope::Top, "asset_id") => text(reader, &mut r.asset_id),
+            (Scope::Top | Scope::Data, "asset_id") => text(reader, &mut r.asset_id),
+            (Scope::Data, "condition") => text(reader, &mut r.condition),
+            (Scope::Data, "activity") => text(reader, &mut r.activity),
+            (Scope::Data, "choice") => text(reader, &mut r.choice),
             (Scope::Top, "status") => text(reader, &mut r.status),
             (Scope::Top, "reason") => text(reader, &mut r.reason),
             (Scope::Top, "available") => number(reader, &mut r.available),

@@ -7,6 +7,7 @@ use crate::core::time::Zone;
 use hashbrown::HashMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 
 /// Bounds on what the engine takes in.
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -102,6 +103,8 @@ pub struct TemplateService {
     pub max: Quota,
     /// Swaps a local calendar day.
     pub rate_limit_per_day: Option<u32>,
+    /// Whether a new cycle within the paid period renews the quota by itself.
+    pub auto_renewal: bool,
     /// Whether use may pass the quota.
     pub overage_allowed: bool,
     /// What a unit of the wire beyond the quota costs.
@@ -180,6 +183,10 @@ pub struct Location {
     pub id: String,
     /// `(fleet, batteries)` when the station is first heard of.
     pub stock: Vec<(u32, i64)>,
+    /// `(fleet, batteries)` that it has room for.
+    pub capacity: Vec<(u32, i64)>,
+    /// At this stock or below the operator is asked to restock.
+    pub low_threshold: i64,
 }
 
 /// Everything that rules look up, by index.
@@ -226,6 +233,7 @@ struct MarketDoc {
     infinite_wire: i64,
     zone: ZoneDoc,
     allocation: AllocationDoc,
+    inventory: InventoryDoc,
     services: Vec<ServiceDoc>,
     fleets: Vec<FleetDoc>,
     locations: Vec<LocationDoc>,
@@ -264,7 +272,13 @@ struct FleetDoc {
 #[derive(Deserialize)]
 struct LocationDoc {
     location_id: String,
-    stock: std::collections::BTreeMap<String, i64>,
+    stock: BTreeMap<String, i64>,
+    capacity: BTreeMap<String, i64>,
+}
+
+#[derive(Deserialize)]
+struct InventoryDoc {
+    low_threshold: i64,
 }
 
 #[derive(Deserialize)]
@@ -293,6 +307,7 @@ struct TemplateServiceDoc {
     initial_quota: QuotaDoc,
     max_quota: QuotaDoc,
     rate_limit_per_day: Option<u32>,
+    auto_renewal: bool,
     overage_allowed: bool,
     overage_rate_minor: Option<i64>,
     hold_units: i64,
@@ -444,16 +459,8 @@ impl Setup {
             self.fleets.push(fleet.fleet_id.clone());
         }
         for location in &market.locations {
-            let mut stock = Vec::new();
-            for (fleet, batteries) in &location.stock {
-                match self.fleet(fleet) {
-                    Some(fleet) => stock.push((fleet, *batteries)),
-                    None => faults.push(format!(
-                        "setup: location {}: fleet {fleet} is unknown",
-                        location.location_id
-                    )),
-                }
-            }
+            let stock = self.per_fleet(&location.location_id, &location.stock, faults);
+            let capacity = self.per_fleet(&location.location_id, &location.capacity, faults);
             let index = u32::try_from(self.locations.len()).unwrap_or(u32::MAX);
             if self
                 .location_index
@@ -468,8 +475,28 @@ impl Setup {
             self.locations.push(Location {
                 id: location.location_id.clone(),
                 stock,
+                capacity,
+                low_threshold: market.inventory.low_threshold,
             });
         }
+    }
+
+    fn per_fleet(
+        &self,
+        location_id: &str,
+        counts: &BTreeMap<String, i64>,
+        faults: &mut Vec<String>,
+    ) -> Vec<(u32, i64)> {
+        let mut found = Vec::new();
+        for (fleet_id, count) in counts {
+            match self.fleet(fleet_id) {
+                Some(fleet) => found.push((fleet, *count)),
+                None => faults.push(format!(
+                    "setup: location {location_id}: fleet {fleet_id} is unknown"
+                )),
+            }
+        }
+        found
     }
 
     fn add_market(&mut self, doc: &MarketDoc, faults: &mut Vec<String>) {
@@ -701,6 +728,7 @@ fn template_service(
         initial,
         max,
         rate_limit_per_day: doc.rate_limit_per_day,
+        auto_renewal: doc.auto_renewal,
         overage_allowed: doc.overage_allowed,
         overage_rate_minor: doc.overage_rate_minor,
         hold_units: doc.hold_units,

@@ -134,7 +134,7 @@ impl Shard {
                 applied
             }
             EntityKind::Asset => {
-                let asset = Asset::decode(bytes)?;
+                let asset = Asset::decode(setup, bytes)?;
                 self.assets.insert(id, bytes, None);
                 asset.applied
             }
@@ -477,19 +477,19 @@ impl Shard {
             partitions: *partitions,
         };
         let (at, mut asset) = match assets.find(arrival.id) {
-            Some(at) => (at, Asset::decode(assets.state(at)).expect(OWN_STATE)),
-            None => (assets.insert(arrival.id, &[], None), Asset::default()),
+            Some(at) => (at, Asset::decode(setup, assets.state(at)).expect(OWN_STATE)),
+            None => (assets.insert(arrival.id, &[], None), Asset::new(setup)),
         };
         let mut turn = arrival.turn(setup, lanes, envelope);
         let reason = asset
-            .apply(&turn, arrival.event, request)
+            .apply(&mut turn, arrival.event, request)
             .unwrap_or_else(|rejection| {
                 turn.refuse(arrival.event, &rejection);
                 rejection.reason
             });
         asset.applied = arrival.origin.offset;
         state.clear();
-        asset.encode(state);
+        asset.encode(setup, state);
         assets.put(at, state, None);
         reason
     }
@@ -649,22 +649,22 @@ impl Arrival<'_> {
                 event_ms: at_ms.ok_or_else(|| Rejection::new(Reason::MissingField, "at_ms"))?,
             });
         }
-        if self.kind == EntityKind::Plan {
-            let named = require(&request.plan_id, "plan_id")?;
-            if named != self.id {
-                let detail = format!("topic {}, payload {named}", self.id);
-                return Err(Rejection::new(Reason::PlanIdMismatch, detail));
-            }
-        } else if let Some(named) = request.location_id.as_deref()
-            && named != self.id
-        {
+        let named = match self.kind {
+            EntityKind::Plan => Some(require(&request.plan_id, "plan_id")?),
+            EntityKind::Station => request.location_id.as_deref(),
+            EntityKind::Asset => request.asset_id.as_deref(),
+        };
+        if let Some(named) = named.filter(|named| *named != self.id) {
             let detail = format!("topic {}, payload {named}", self.id);
             return Err(Rejection::new(Reason::PlanIdMismatch, detail));
+        }
+        if self.event == Event::StationTap {
+            self.check_door(request)?;
         }
         let correlation_id = match request.correlation_id.as_deref() {
             Some(id) => id,
             // The asset manager of the seed documents answers without one.
-            None if self.kind == EntityKind::Station => "",
+            None if self.kind != EntityKind::Plan => "",
             None => return Err(Rejection::new(Reason::MissingField, "correlation_id")),
         };
         if !is_clean_text(correlation_id)
@@ -678,10 +678,20 @@ impl Arrival<'_> {
         })
     }
 
+    /// The door that a tap names must be the one that sent it.
+    fn check_door(&self, request: &Request<'_>) -> Result<(), Rejection> {
+        let named = require(&request.location_id, "location_id")?;
+        if self.frame.source.split('/').any(|part| part == named) {
+            return Ok(());
+        }
+        let detail = format!("topic {}, payload {named}", self.frame.source);
+        Err(Rejection::new(Reason::PlanIdMismatch, detail))
+    }
+
     fn event_ms(&self, setup: &Setup, request: &Request<'_>) -> Result<i64, Rejection> {
         let received_ms = self.frame.received_ms;
         let Some(text) = request.timestamp.as_deref() else {
-            return if self.kind == EntityKind::Station {
+            return if self.kind != EntityKind::Plan {
                 Ok(received_ms)
             } else {
                 Err(Rejection::new(Reason::MissingField, "timestamp"))
@@ -724,7 +734,12 @@ fn is_deduplicated(event: Event) -> bool {
         | Event::CustomerBinding
         | Event::InitializeStates
         | Event::OdooSync
-        | Event::ServicePayment => true,
+        | Event::ServicePayment
+        | Event::PaymentReversal
+        | Event::StationTap
+        | Event::ReportLost
+        | Event::ContinueService
+        | Event::ReportActivity => true,
         // A query changes nothing; entities' records come exactly once.
         Event::IdentifyCustomer
         | Event::ArmAllocate
@@ -735,7 +750,15 @@ fn is_deduplicated(event: Event) -> bool {
         | Event::AllocationRelease
         | Event::StockMoved
         | Event::AssetAssigned
-        | Event::AssetReturned => false,
+        | Event::AssetReturned
+        | Event::AssetStatus
+        | Event::AssetScan
+        | Event::Validate
+        | Event::AssetReportedLost
+        | Event::AssetSettled
+        | Event::AssetLost
+        | Event::AssetFound
+        | Event::AssetDamaged => false,
     }
 }
 
@@ -791,14 +814,24 @@ fn rule(
     event: Event,
     request: &Request<'_>,
 ) -> Ruling {
-    use super::rules::{identify, odoo, payment, self_service, staffed};
+    use super::rules::{attendant, identify, loss, odoo, payment, reversal, self_service, staffed};
     match event {
         Event::IdentifyCustomer => {
             require(&request.qr_code_data, "qr_code_data")?;
             identify::identify(turn, plan, "QR_CODE")
         }
         Event::PaymentAndService => staffed::payment_and_service(turn, plan, request),
-        Event::CustomerBinding => self_service::customer_binding(turn, plan, request),
+        Event::CustomerBinding | Event::StationTap => {
+            self_service::customer_binding(turn, plan, request)
+        }
+        Event::PaymentReversal => reversal::payment_reversal(turn, plan, request),
+        Event::Validate => attendant::validate(turn, plan, request),
+        Event::ReportActivity => attendant::report_activity(turn, plan, request),
+        Event::ReportLost => loss::report_lost(turn, plan, request),
+        Event::ContinueService => loss::continue_service(turn, plan, request),
+        Event::AssetLost => loss::lost(turn, plan, request),
+        Event::AssetFound => loss::found(turn, plan, request),
+        Event::AssetDamaged => loss::damaged(turn, plan, request),
         Event::InitializeStates => identify::initialize_states(turn, plan),
         Event::OdooSync => odoo::sync(turn, plan, request),
         Event::ServicePayment => payment::service_payment(turn, plan, request),
@@ -810,6 +843,10 @@ fn rule(
         | Event::AllocationRelease
         | Event::StockMoved
         | Event::AssetAssigned
-        | Event::AssetReturned => Err(Rejection::new(Reason::UnknownEvent, event.name())),
+        | Event::AssetReturned
+        | Event::AssetStatus
+        | Event::AssetScan
+        | Event::AssetReportedLost
+        | Event::AssetSettled => Err(Rejection::new(Reason::UnknownEvent, event.name())),
     }
 }

@@ -3,14 +3,14 @@
 use super::event::Event;
 use super::reason::{Reason, Rejection};
 use super::request::{Request, optional_id, require, require_id};
-use super::setup::Setup;
+use super::setup::{Location, Setup};
 use super::topics::Topic;
 use super::turn::{Turn, text_field};
 use crate::core::codec::{Decode, StateError, Writer};
 use crate::core::decimal;
 use crate::core::dedupe::{Window, signal_id};
 use crate::core::frame::OutboxKind;
-use crate::core::json::{write_digits, write_string};
+use crate::core::json::{write_digits, write_int, write_string};
 use crate::core::time::write_rfc3339;
 
 const VERSION: u8 = 1;
@@ -30,7 +30,51 @@ pub struct Stock {
     pub total_returns: u64,
     /// Times that the stock was replenished.
     pub total_restocks: u64,
+    /// What the operator has been told.
+    pub warned: Warned,
 }
+
+/// Conditions of a stock that the operator has been told of, so that each is told once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Warned {
+    /// INVENTORY_EMPTY
+    pub empty: bool,
+    /// INVENTORY_LOW and RESTOCK_NEEDED
+    pub low: bool,
+    /// HIGH_DEMAND
+    pub high_demand: bool,
+}
+
+impl Warned {
+    fn from_bits(bits: u8) -> Self {
+        Self {
+            empty: bits & 1 != 0,
+            low: bits & 2 != 0,
+            high_demand: bits & 4 != 0,
+        }
+    }
+}
+
+impl Stock {
+    fn conditions(&self, location: &Location) -> Warned {
+        let capacity = location
+            .capacity
+            .iter()
+            .find(|(fleet, _)| *fleet == self.fleet);
+        let capacity = capacity.map_or(0, |(_, batteries)| *batteries);
+        Warned {
+            empty: self.current_stock <= 0,
+            low: self.current_stock <= location.low_threshold,
+            high_demand: self.total_assignments > HIGH_DEMAND_ASSIGNMENTS
+                && self.current_stock * 100 < capacity * HIGH_DEMAND_STOCK_PERCENT,
+        }
+    }
+}
+
+/// Lifetime assignments above which a stock below the share counts as in high demand.
+const HIGH_DEMAND_ASSIGNMENTS: u64 = 100;
+/// Per cent of the capacity.
+const HIGH_DEMAND_STOCK_PERCENT: i64 = 30;
 
 /// An allocation that ARM has not answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +134,7 @@ impl Station {
                     total_assignments: 0,
                     total_returns: 0,
                     total_restocks: 0,
+                    warned: Warned::default(),
                 });
                 self.stock.len() - 1
             });
@@ -134,6 +179,12 @@ impl Station {
             out.uint(stock.total_assignments);
             out.uint(stock.total_returns);
             out.uint(stock.total_restocks);
+            let warned = stock.warned;
+            out.byte(
+                u8::from(warned.empty)
+                    | u8::from(warned.low) << 1
+                    | u8::from(warned.high_demand) << 2,
+            );
         }
         out.count(self.intents.len());
         for intent in &self.intents {
@@ -172,6 +223,7 @@ impl Station {
                 total_assignments: input.uint()?,
                 total_returns: input.uint()?,
                 total_restocks: input.uint()?,
+                warned: Warned::from_bits(input.byte()?),
             });
         }
         for _ in 0..input.count()? {
@@ -198,6 +250,17 @@ impl Station {
         event: Event,
         request: &Request<'_>,
     ) -> Result<Reason, Rejection> {
+        let outcome = self.take(turn, event, request);
+        self.warn(turn);
+        outcome
+    }
+
+    fn take(
+        &mut self,
+        turn: &mut Turn<'_>,
+        event: Event,
+        request: &Request<'_>,
+    ) -> Result<Reason, Rejection> {
         match event {
             Event::Allocate => self.allocate(turn, request),
             Event::AllocationRelease => {
@@ -213,7 +276,7 @@ impl Station {
                 );
                 Ok(Reason::Ok)
             }
-            Event::StationStock => self.restock(turn.setup, request),
+            Event::StationStock => self.restock(turn, request),
             Event::ArmAllocate => self.answer(turn, request),
             _ => Err(Rejection::new(Reason::UnknownEvent, event.name())),
         }
@@ -252,8 +315,10 @@ impl Station {
         Ok(Reason::Ok)
     }
 
-    fn restock(&mut self, setup: &Setup, request: &Request<'_>) -> Result<Reason, Rejection> {
-        let fleet = known_fleet(setup, request)?;
+    /// ARM's count of a fleet: more than we know of is a restock, unless ARM says that it only
+    /// counted; less, or a count, is a difference that the operator must see.
+    fn restock(&mut self, turn: &mut Turn<'_>, request: &Request<'_>) -> Result<Reason, Rejection> {
+        let fleet = known_fleet(turn.setup, request)?;
         let text = request
             .available
             .ok_or_else(|| Rejection::new(Reason::MissingField, "available"))?;
@@ -262,9 +327,36 @@ impl Station {
             .filter(|count| (0..=1_000_000).contains(count))
             .ok_or_else(|| Rejection::new(Reason::NumberOutOfRange, format!("available {text}")))?;
         let stock = self.stock_of(fleet);
-        stock.total_restocks += u64::from(available > stock.current_stock);
-        stock.current_stock = available;
+        let known = std::mem::replace(&mut stock.current_stock, available);
+        let is_restock = available > known && request.reason.as_deref() != Some("count");
+        stock.total_restocks += u64::from(is_restock);
+        if available != known && !is_restock {
+            let stock = stock.clone();
+            announce(turn, &stock, "STOCK_RECONCILED", Some(known));
+        }
         Ok(Reason::Ok)
+    }
+
+    /// The InventoryAgent's signals, each once when its condition begins to hold.
+    fn warn(&mut self, turn: &mut Turn<'_>) {
+        let Some(location) = turn.setup.location(turn.entity_id) else {
+            return;
+        };
+        let location = &turn.setup.locations[location as usize];
+        for stock in &mut self.stock {
+            let before = stock.warned;
+            let now = stock.conditions(location);
+            stock.warned = now;
+            let began = [
+                (!before.empty && now.empty, "INVENTORY_EMPTY"),
+                (!before.low && now.low, "INVENTORY_LOW"),
+                (!before.low && now.low, "RESTOCK_NEEDED"),
+                (!before.high_demand && now.high_demand, "HIGH_DEMAND"),
+            ];
+            for (_, signal) in began.into_iter().filter(|(began, _)| *began) {
+                announce(turn, stock, signal, None);
+            }
+        }
     }
 
     /// ARM's answer to an allocation.
@@ -371,6 +463,38 @@ fn known_fleet(setup: &Setup, request: &Request<'_>) -> Result<u32, Rejection> {
     setup
         .fleet(id)
         .ok_or_else(|| Rejection::new(Reason::UnknownValue, format!("fleet_id {id}")))
+}
+
+/// Tells the operator of a stock.
+fn announce(turn: &mut Turn<'_>, stock: &Stock, signal: &str, known: Option<i64>) {
+    let topic = format!("emit/abs/bss/station/{}/inventory", turn.entity_id);
+    let fleet_id = &turn.setup.fleets[stock.fleet as usize];
+    let (location_id, at_ms) = (turn.entity_id, turn.event_ms);
+    turn.publish(OutboxKind::Emit, &topic, |out| {
+        out.extend_from_slice(b"{\"timestamp\":\"");
+        write_rfc3339(out, at_ms);
+        out.extend_from_slice(b"\",\"location_id\":");
+        write_string(out, location_id);
+        text_field(out, "fleet_id", Some(fleet_id));
+        text_field(out, "signal", Some(signal));
+        out.extend_from_slice(b",\"current_stock\":");
+        write_int(out, stock.current_stock);
+        if let Some(known) = known {
+            out.extend_from_slice(b",\"expected_stock\":");
+            write_int(out, known);
+        }
+        for (name, total) in [
+            ("total_assignments", stock.total_assignments),
+            ("total_returns", stock.total_returns),
+            ("total_restocks", stock.total_restocks),
+        ] {
+            out.extend_from_slice(b",\"");
+            out.extend_from_slice(name.as_bytes());
+            out.extend_from_slice(b"\":");
+            write_digits(out, total);
+        }
+        out.push(b'}');
+    });
 }
 
 fn deny(turn: &mut Turn<'_>, plan_id: &str, reason: &str) {

@@ -66,6 +66,16 @@ impl EntityKind {
         NAMES[self as usize]
     }
 
+    /// The field that names its entities in payloads.
+    #[must_use]
+    pub fn id_field(self) -> &'static str {
+        match self {
+            Self::Plan => "plan_id",
+            Self::Station => "location_id",
+            Self::Asset => "asset_id",
+        }
+    }
+
     /// Its changelog.
     #[must_use]
     pub fn state_topic(self) -> Topic {

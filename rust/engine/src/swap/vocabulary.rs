@@ -17,6 +17,12 @@ macro_rules! names {
             pub fn name(self) -> &'static str {
                 $list[self as usize]
             }
+
+            /// The one with this index.
+            #[must_use]
+            pub fn from_index(index: u8) -> Option<Self> {
+                [$(Self::$variant),+].get(usize::from(index)).copied()
+            }
         }
     };
 }

@@ -57,6 +57,7 @@ impl PlanTurn<'_, '_> {
         if core.has(self.model, Cycle::Payment, Tag::Grace) {
             if !was_in_grace {
                 core.grace_end_ms = self.turn.event_ms.saturating_add(self.signed.grace_ms);
+                core.grace_enforced = false;
             }
         } else {
             core.grace_end_ms = 0;

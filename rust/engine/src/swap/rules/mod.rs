@@ -1,11 +1,14 @@
 //! What each event does to a plan. A rule changes the plan's core and emits, or refuses; the
 //! caller takes everything back when it refuses.
 
+pub mod attendant;
 pub mod cycles;
 pub mod identify;
+pub mod loss;
 pub mod odoo;
 pub mod payment;
 pub mod quota;
+pub mod reversal;
 pub mod self_service;
 pub mod staffed;
 pub mod timers;

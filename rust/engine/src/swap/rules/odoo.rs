@@ -124,7 +124,7 @@ fn run(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, sync: &Sync<'_>) -> Result<
     }
     if plan.core.has(turn.model, Cycle::Payment, Tag::DepositDue) {
         let payment_id = sync.payment_id("deposit");
-        turn.claim(plan, &payment_id)?;
+        turn.claim(plan, &payment_id, sync.amount_minor)?;
         turn.external(&mut plan.core, External::DepositConfirmed)?;
         turn.money_entry(&mut plan.core, "deposit", sync.amount_minor, &payment_id);
         turn.start_period(&mut plan.core);
@@ -148,7 +148,7 @@ fn renew_if_new(
         return Ok(());
     }
     let payment_id = sync.payment_id(&format!("period:{}", plan.core.period_end_ms));
-    match turn.claim(plan, &payment_id) {
+    match turn.claim(plan, &payment_id, sync.amount_minor) {
         Err(rejection) if rejection.reason == Reason::PaymentAlreadyApplied => Ok(()),
         Err(rejection) => Err(rejection),
         Ok(()) => turn.renew(&mut plan.core, sync.amount_minor, &payment_id),
@@ -176,13 +176,22 @@ fn cancel(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) -> Result<(), Rejection>
         core.cancel_requested = true;
     }
     if core.holds_any() {
-        recover(turn, plan);
+        recover(turn, plan, "cancelled");
     }
     Ok(())
 }
 
-/// Tells ARM to recover what the customer holds.
-pub fn recover(turn: &mut PlanTurn<'_, '_>, plan: &Plan) {
+/// Ends the contract at the customer's wish: the final payment falls due, the service ends.
+///
+/// # Errors
+/// A rejected transition.
+pub fn terminate(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) -> Result<(), Rejection> {
+    turn.external(&mut plan.core, External::FinalPaymentTriggered)?;
+    cancel(turn, plan)
+}
+
+/// Tells ARM to recover what the customer holds, and why.
+pub fn recover(turn: &mut PlanTurn<'_, '_>, plan: &Plan, why: &str) {
     for account in &plan.core.accounts {
         let Some(asset) = &account.current_asset else {
             continue;
@@ -195,7 +204,7 @@ pub fn recover(turn: &mut PlanTurn<'_, '_>, plan: &Plan) {
             text_field(out, "customer_id", Some(&plan.customer_id));
             text_field(out, "asset_id", Some(asset));
             text_field(out, "correlation_id", Some(correlation));
-            text_field(out, "reason", Some("cancelled"));
+            text_field(out, "reason", Some(why));
             out.push(b'}');
         });
     }

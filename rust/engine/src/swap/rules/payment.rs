@@ -9,7 +9,7 @@ use crate::core::time::write_rfc3339;
 use crate::swap::account::Balance;
 use crate::swap::echo::write_plan_states;
 use crate::swap::event::Event;
-use crate::swap::plan::{Core, Plan};
+use crate::swap::plan::{Core, Payment, Plan};
 use crate::swap::reason::{Reason, Rejection};
 use crate::swap::request::{Request, require};
 use crate::swap::setup::Quota;
@@ -47,12 +47,22 @@ impl PlanTurn<'_, '_> {
     ///
     /// # Errors
     /// [`Reason::PaymentAlreadyApplied`] if it is.
-    pub fn claim(&self, plan: &mut Plan, payment_id: &str) -> Result<(), Rejection> {
+    pub fn claim(
+        &self,
+        plan: &mut Plan,
+        payment_id: &str,
+        amount_minor: i64,
+    ) -> Result<(), Rejection> {
         let id = strong_id(payment_id);
-        if plan.payments.contains(&id) {
+        if plan.payments.iter().any(|payment| payment.id == id) {
             return Err(Rejection::new(Reason::PaymentAlreadyApplied, payment_id));
         }
-        plan.payments.push(id);
+        plan.payments.push(Payment {
+            id,
+            amount_minor,
+            returned_minor: 0,
+            account: None,
+        });
         Ok(())
     }
 
@@ -88,15 +98,9 @@ impl PlanTurn<'_, '_> {
         request: &Request<'_>,
         deficit: Deficit,
     ) -> Result<(), Rejection> {
-        let payment_id = require(&request.payment_reference, "payment_reference")?;
-        if payment_id.is_empty()
-            || payment_id.len() > 128
-            || payment_id.chars().any(char::is_control)
-        {
-            return Err(Rejection::new(Reason::BadId, "payment_reference"));
-        }
+        let payment_id = payment_reference(request)?;
         let amount = self.amount(request.payment_amount, "payment_amount")?;
-        self.claim(plan, payment_id)?;
+        self.claim(plan, payment_id, amount)?;
         match require(&request.payment_type, "payment_type")? {
             "DEPOSIT" => {
                 self.external(&mut plan.core, External::DepositConfirmed)?;
@@ -105,6 +109,7 @@ impl PlanTurn<'_, '_> {
                 self.external(&mut plan.core, External::ServiceActivated)
             }
             "TOP_UP" => self.top_up(plan, request, amount, payment_id, deficit),
+            "SETTLEMENT" => self.settle_loss(plan, amount, payment_id),
             other => Err(Rejection::new(
                 Reason::UnknownValue,
                 format!("payment_type {other}"),
@@ -124,6 +129,9 @@ impl PlanTurn<'_, '_> {
         let account = (0..plan.core.accounts.len())
             .find(|&account| self.service(account).1.id == service_id)
             .ok_or_else(|| Rejection::new(Reason::ServiceNotInBundle, service_id))?;
+        if let Some(payment) = plan.payments.last_mut() {
+            payment.account = Some(account);
+        }
         if !plan.core.initialized {
             return Err(Reason::StatesNotInitialized.into());
         }
@@ -267,19 +275,32 @@ impl PlanTurn<'_, '_> {
         Ok(())
     }
 
-    /// Begins a paid period at the time of the event, or adds one to a period still running.
+    /// Begins a paid period at the time of the event, or adds one to a period still running. A
+    /// period may hold several billing cycles, each with a quota of its own.
     pub fn start_period(&mut self, core: &mut Core) {
-        let runs = core.period_end_ms > self.turn.event_ms && !core.period_ended;
-        let from_ms = if runs {
-            core.period_end_ms
-        } else {
-            self.turn.event_ms
-        };
-        core.period_end_ms = self
-            .market
-            .zone
-            .plus_days(from_ms, self.signed.billing_cycle_days);
+        let zone = &self.market.zone;
+        let event_ms = self.turn.event_ms;
+        let runs = core.period_end_ms > event_ms && !core.period_ended;
+        let from_ms = if runs { core.period_end_ms } else { event_ms };
+        let days = i64::from(self.signed.service_duration_days).max(self.signed.billing_cycle_days);
+        core.period_end_ms = zone.plus_days(from_ms, days);
+        core.cycle_end_ms = zone.plus_days(event_ms, self.signed.billing_cycle_days);
         core.period_ended = false;
+    }
+
+    /// A billing cycle ends within a paid period: what renews by itself is granted anew.
+    ///
+    /// # Errors
+    /// A rejected transition.
+    pub fn next_cycle(&mut self, core: &mut Core) -> Result<(), Rejection> {
+        let days = self.signed.billing_cycle_days;
+        core.cycle_end_ms = self.market.zone.plus_days(core.cycle_end_ms, days);
+        if !core.initialized {
+            return Ok(());
+        }
+        self.close_cycle(core, true, |config| config.auto_renewal);
+        self.grant(core, |config| config.auto_renewal);
+        self.resume(core)
     }
 
     /// Renews: a new period, new quotas.
@@ -298,8 +319,8 @@ impl PlanTurn<'_, '_> {
         self.start_period(core);
         if core.initialized {
             // Paid ahead of time, what is left of the running cycle goes over into the new one.
-            self.close_cycle(core, was_due);
-            self.grant_all(core);
+            self.close_cycle(core, was_due, |_| true);
+            self.grant(core, |_| true);
         }
         self.external(core, External::ServiceActivated)
     }
@@ -315,12 +336,24 @@ impl PlanTurn<'_, '_> {
         payment_id: &str,
     ) -> Result<(), Rejection> {
         if self.takes(&plan.core, Cycle::Payment, Fundamental::FinalPaymentPaid) {
-            self.claim(plan, payment_id)?;
+            self.claim(plan, payment_id, amount_minor)?;
             self.external(&mut plan.core, External::FinalPaymentConfirmed)?;
             self.money_entry(&mut plan.core, "final_payment", amount_minor, payment_id);
         }
         Ok(())
     }
+}
+
+/// The receipt that names a payment.
+///
+/// # Errors
+/// [`Reason::MissingField`] or [`Reason::BadId`].
+pub fn payment_reference<'r>(request: &'r Request<'_>) -> Result<&'r str, Rejection> {
+    let id = require(&request.payment_reference, "payment_reference")?;
+    if id.is_empty() || id.len() > 128 || id.chars().any(char::is_control) {
+        return Err(Rejection::new(Reason::BadId, "payment_reference"));
+    }
+    Ok(id)
 }
 
 /// `service_payment`: a payment for one service, from outside a station.

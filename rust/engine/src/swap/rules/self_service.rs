@@ -16,7 +16,7 @@ use crate::swap::reason::{Reason, Rejection};
 use crate::swap::request::{Request, optional_id, require, require_id};
 use crate::swap::topics::Topic;
 use crate::swap::turn::{Entry, Ledger, text_field};
-use crate::swap::vocabulary::{Cycle, External, Fundamental, Tag};
+use crate::swap::vocabulary::{Cycle, External, Fundamental, SessionSignal, Tag};
 
 impl PlanTurn<'_, '_> {
     /// The account that hands out batteries where the request does not say which.
@@ -61,6 +61,8 @@ pub fn customer_binding(
             held_swaps: i64::from(turn.signed.swap.is_some()),
             held_energy: energy,
             attempt: 1,
+            state: turn.setup.session_model.cycles[0].initial,
+            is_replacement: false,
             event_ms: turn.turn.event_ms,
             due_ms: turn
                 .turn
@@ -180,11 +182,13 @@ fn returned_battery(
 }
 
 /// W3 and W4: binds the customer to the station, holds the quota, asks the station.
-fn allocate(
+pub fn allocate(
     turn: &mut PlanTurn<'_, '_>,
     plan: &mut Plan,
-    session: Session,
+    mut session: Session,
 ) -> Result<(), Rejection> {
+    session.advance(turn, SessionSignal::Bind)?;
+    session.advance(turn, SessionSignal::Allocate)?;
     if let Some(swap) = turn.signed.swap {
         turn.hold(&mut plan.core, swap, session.held_swaps);
     }
@@ -194,6 +198,27 @@ fn allocate(
     ask_station(turn, &session);
     plan.core.session = Some(session);
     turn.external(&mut plan.core, External::InstructionSent)
+}
+
+impl Session {
+    /// Moves the session along its model.
+    ///
+    /// # Errors
+    /// A rejected transition.
+    pub fn advance(
+        &mut self,
+        turn: &PlanTurn<'_, '_>,
+        signal: SessionSignal,
+    ) -> Result<(), Rejection> {
+        let model = &turn.setup.session_model;
+        let step = model.step(0, self.state, signal as u8, 0).ok_or_else(|| {
+            let state = &model.state(0, self.state).name;
+            let detail = format!("session in {state} does not take {}", signal.name());
+            Rejection::new(Reason::RejectedTransition, detail)
+        })?;
+        self.state = step.next;
+        Ok(())
+    }
 }
 
 /// Sends the allocation request to the station, for the first time or again.
@@ -225,7 +250,8 @@ pub fn issued(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_
         .session
         .as_ref()
         .is_some_and(|session| *session.correlation_id == *turn.turn.correlation_id);
-    if awaited && let Some(session) = plan.core.session.take() {
+    if awaited && let Some(mut session) = plan.core.session.take() {
+        session.advance(turn, SessionSignal::Issue)?;
         return complete(turn, plan, request, asset_id, &session);
     }
     if plan.core.holder_of(asset_id).is_some() {
@@ -257,17 +283,44 @@ fn complete(
         returned_asset_id: returned,
         location_id: Some(location_id),
     };
-    if let Some(swap) = turn.signed.swap {
-        turn.consume(&mut plan.core, swap, 1, session.held_swaps, facts);
-        turn.count_day(&mut plan.core, session.event_ms);
+    if session.is_replacement {
+        replaced(turn, plan, session.account, facts);
+    } else {
+        use_quota(turn, plan, request, session, facts);
     }
-    use_energy(turn, plan, request, session.held_energy, facts);
     let settled = turn.settle_quota(&mut plan.core);
     record_refusal(turn, settled);
     remember(turn, plan, Reason::Ok);
     recover_if_ending(turn, plan);
     echo_issued(turn, plan, asset_id, location_id, false);
     Ok(Reason::Ok)
+}
+
+fn use_quota(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    request: &Request<'_>,
+    session: &Session,
+    facts: SwapFacts<'_>,
+) {
+    if let Some(swap) = turn.signed.swap {
+        turn.consume(&mut plan.core, swap, 1, session.held_swaps, facts);
+        turn.count_day(&mut plan.core, session.event_ms);
+    }
+    use_energy(turn, plan, request, session.held_energy, facts);
+}
+
+/// A damaged battery was replaced: the operator's matter, not the customer's quota.
+fn replaced(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, account: usize, facts: SwapFacts<'_>) {
+    let before = plan.core.accounts[account].balance;
+    let entry = Entry {
+        kind: "asset_replaced",
+        asset_id: facts.asset_id,
+        returned_asset_id: facts.returned_asset_id,
+        location_id: facts.location_id,
+        ..Entry::default()
+    };
+    turn.account_entry(&mut plan.core, Ledger::Service, account, before, entry);
 }
 
 /// Books delivered energy: what was held, then what is left; beyond that it is a shortfall. A
@@ -348,7 +401,7 @@ fn record_refusal(turn: &mut PlanTurn<'_, '_>, moved: Result<(), Rejection>) {
 fn recover_if_ending(turn: &mut PlanTurn<'_, '_>, plan: &Plan) {
     let service = plan.core.tags(turn.model, Cycle::Service);
     if plan.core.cancel_requested || service & (Tag::AtRest.bit() | Tag::Ending.bit()) != 0 {
-        recover(turn, plan);
+        recover(turn, plan, "cancelled");
     }
 }
 
@@ -411,9 +464,10 @@ pub fn denied(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_
         .core
         .session
         .take_if(|session| *session.correlation_id == *turn.turn.correlation_id);
-    let Some(session) = awaited else {
+    let Some(mut session) = awaited else {
         return Ok(Reason::Duplicate);
     };
+    session.advance(turn, SessionSignal::Deny)?;
     give_up(turn, plan, &session, reason);
     Ok(reason)
 }

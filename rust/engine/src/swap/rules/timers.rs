@@ -1,6 +1,7 @@
-//! What happens to a plan when time passes: ARM stays silent, a paid period ends.
+//! What happens to a plan when time passes: ARM stays silent, a paid period or its grace ends.
 
 use super::PlanTurn;
+use super::odoo::recover;
 use super::self_service::{ask_station, give_up};
 use crate::core::frame::OutboxKind;
 use crate::core::json::write_string;
@@ -10,7 +11,7 @@ use crate::swap::plan::{Plan, Session};
 use crate::swap::reason::Reason;
 use crate::swap::topics::Topic;
 use crate::swap::turn::text_field;
-use crate::swap::vocabulary::{Cycle, External};
+use crate::swap::vocabulary::{Cycle, External, SessionSignal};
 
 /// Fires the plan's earliest timer, whose due time is the turn's.
 pub fn fire(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
@@ -22,8 +23,16 @@ pub fn fire(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
         .take_if(|session| session.due_ms <= due_ms)
     {
         no_answer(turn, plan, session);
-    } else {
+    } else if plan
+        .core
+        .cycle_due_ms()
+        .is_some_and(|cycle_ms| cycle_ms <= due_ms)
+    {
+        cycle_ended(turn, plan);
+    } else if plan.core.period_end_ms <= due_ms && !plan.core.period_ended {
         period_ended(turn, plan);
+    } else {
+        grace_over(turn, plan);
     }
 }
 
@@ -31,11 +40,14 @@ pub fn fire(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
 fn no_answer(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, mut session: Session) {
     if session.attempt < turn.market.attempts_max {
         session.attempt += 1;
+        let _ = session.advance(turn, SessionSignal::Allocate);
         session.due_ms = session.due_ms.saturating_add(turn.market.answer_timeout_ms);
         ask_station(turn, &session);
         plan.core.session = Some(session);
         return;
     }
+    // A model of sessions whose waiting state takes no time-out cannot keep the hold for ever.
+    let _ = session.advance(turn, SessionSignal::TimeOut);
     give_up(turn, plan, &session, Reason::AllocationTimedOut);
     let location_id = &turn.setup.locations[session.location as usize].id;
     let plan_id = turn.turn.entity_id;
@@ -58,12 +70,36 @@ fn period_ended(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
     {
         plan.core.states = before;
     }
-    if turn.outputs.is_empty() {
-        return;
+    if !turn.outputs.is_empty() {
+        announce(turn, plan);
     }
+}
+
+/// A billing cycle ends within a paid period.
+fn cycle_ended(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
+    let before = plan.core.states;
+    if turn.next_cycle(&mut plan.core).is_err() {
+        // As below: a model that refuses keeps its state; the quotas are granted all the same.
+        plan.core.states = before;
+    }
+    if !turn.outputs.is_empty() {
+        announce(turn, plan);
+    }
+}
+
+/// The grace period is over: the plan is suspended, and ARM recovers the battery.
+fn grace_over(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
+    plan.core.grace_enforced = true;
+    announce(turn, plan);
+    recover(turn, plan, "grace_over");
+}
+
+/// Tells whoever listens what has become of the payment cycle.
+fn announce(turn: &mut PlanTurn<'_, '_>, plan: &Plan) {
     let topic = format!("emit/abs/bss/plan/{}/payment_state", turn.turn.entity_id);
     let (plan_id, due_ms) = (turn.turn.entity_id, turn.turn.recorded_ms);
     let state = plan.state_name(turn.setup, Cycle::Payment);
+    let status = plan.status(turn.setup, due_ms);
     let outputs = &turn.outputs;
     turn.turn.publish(OutboxKind::Emit, &topic, |out| {
         out.extend_from_slice(b"{\"timestamp\":\"");
@@ -71,6 +107,7 @@ fn period_ended(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
         out.extend_from_slice(b"\",\"plan_id\":");
         write_string(out, plan_id);
         text_field(out, "payment_state", Some(state));
+        text_field(out, "status", Some(status));
         out.extend_from_slice(b",\"signals\":[");
         for (at, output) in outputs.iter().enumerate() {
             if at > 0 {

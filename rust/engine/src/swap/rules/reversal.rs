@@ -1,0 +1,177 @@
+//! `payment_reversal`: a payment is paid back, or has bounced.
+
+use super::payment::payment_reference;
+use super::{PlanTurn, Ruling};
+use crate::core::dedupe::strong_id;
+use crate::swap::echo::write_plan_states;
+use crate::swap::event::Event;
+use crate::swap::plan::{Core, Plan};
+use crate::swap::reason::{Reason, Rejection};
+use crate::swap::request::{Request, require};
+use crate::swap::setup::Quota;
+use crate::swap::turn::{Entry, Ledger};
+use crate::swap::vocabulary::{Cycle, External, Tag};
+
+/// How money goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// We pay it back: only what has not been used.
+    Refund,
+    /// It never came, whatever has been used: the rest is owed.
+    Reversal,
+}
+
+/// `payment_reversal` on a plan.
+///
+/// # Errors
+/// [`Reason::UnknownPayment`], [`Reason::NumberOutOfRange`], or [`Reason::RefundExceedsBalance`]
+/// beyond what was paid or is left.
+pub fn payment_reversal(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    request: &Request<'_>,
+) -> Ruling {
+    let payment_id = payment_reference(request)?;
+    let way = match require(&request.payment_type, "payment_type")? {
+        "REFUND" => Way::Refund,
+        "REVERSAL" => Way::Reversal,
+        other => {
+            return Err(Rejection::new(
+                Reason::UnknownValue,
+                format!("payment_type {other}"),
+            ));
+        }
+    };
+    let id = strong_id(payment_id);
+    let at = plan
+        .payments
+        .iter()
+        .position(|payment| payment.id == id)
+        .ok_or_else(|| Rejection::new(Reason::UnknownPayment, payment_id))?;
+    let payment = plan.payments[at];
+    let left = payment.amount_minor - payment.returned_minor;
+    let amount = match request.payment_amount {
+        Some(text) => turn.amount(Some(text), "payment_amount")?,
+        None => left,
+    };
+    if amount > left || left == 0 {
+        let detail = format!("{left} minor units are left of {payment_id}");
+        return Err(Rejection::new(Reason::RefundExceedsBalance, detail));
+    }
+    if amount == 0 {
+        return Err(Rejection::new(Reason::NumberOutOfRange, "payment_amount 0"));
+    }
+    match payment.account {
+        Some(account) => from_account(turn, &mut plan.core, account, amount, way, payment_id)?,
+        None => from_plan(turn, &mut plan.core, amount, way, payment_id)?,
+    }
+    plan.payments[at].returned_minor += amount;
+    let (setup, at_ms) = (turn.setup, turn.turn.event_ms);
+    turn.turn.echo(
+        Event::PaymentReversal,
+        true,
+        &["SERVICE_QUOTA_UPDATED"],
+        Reason::Ok,
+        |out| {
+            write_plan_states(out, setup, plan, at_ms);
+        },
+    );
+    Ok(Reason::Ok)
+}
+
+/// Out of a service's account: its credit, then units that were bought and not used.
+fn from_account(
+    turn: &mut PlanTurn<'_, '_>,
+    core: &mut Core,
+    account: usize,
+    amount: i64,
+    way: Way,
+    payment_id: &str,
+) -> Result<(), Rejection> {
+    let missing = amount - core.accounts[account].balance.credit_minor;
+    if missing > 0 {
+        sell_back(turn, core, account, missing, payment_id);
+    }
+    let short = amount - core.accounts[account].balance.credit_minor;
+    if short > 0 && way == Way::Refund {
+        let detail = format!("{short} minor units have been used");
+        return Err(Rejection::new(Reason::RefundExceedsBalance, detail));
+    }
+    let before = core.accounts[account].balance;
+    core.accounts[account].balance.credit_minor -= amount;
+    let entry = match way {
+        Way::Refund => Entry {
+            kind: "refund",
+            amount_minor: amount,
+            ..Entry::default()
+        },
+        Way::Reversal => Entry {
+            kind: "reversal",
+            amount_minor: -amount,
+            ..Entry::default()
+        },
+    };
+    let entry = Entry {
+        payment_id: Some(payment_id),
+        ..entry
+    };
+    turn.account_entry(core, Ledger::Payment, account, before, entry);
+    turn.settle_quota(core)
+}
+
+/// Turns bought units that are left back into credit, lot by lot, until `missing` is covered.
+fn sell_back(
+    turn: &mut PlanTurn<'_, '_>,
+    core: &mut Core,
+    account: usize,
+    missing: i64,
+    payment_id: &str,
+) {
+    let price = turn.service(account).1.price;
+    let before = core.accounts[account].balance;
+    let (Quota::Finite(quota), Some(left)) = (before.quota, before.left()) else {
+        return;
+    };
+    let state = &mut core.accounts[account];
+    let sellable = state.bought.min(left).max(0) / price.lot_units;
+    let lots =
+        (missing / price.lot_minor + i64::from(missing % price.lot_minor != 0)).min(sellable);
+    if lots <= 0 {
+        return;
+    }
+    let (units, money) = (lots * price.lot_units, lots * price.lot_minor);
+    state.balance.quota = Quota::Finite(quota - units);
+    state.balance.credit_minor += money;
+    state.bought -= units;
+    let entry = Entry {
+        kind: "quota_adjusted",
+        units: -units,
+        amount_minor: -money,
+        payment_id: Some(payment_id),
+        detail: Some("sold_back"),
+        ..Entry::default()
+    };
+    turn.account_entry(core, Ledger::Service, account, before, entry);
+}
+
+/// A deposit, a renewal or another payment for the plan as a whole.
+fn from_plan(
+    turn: &mut PlanTurn<'_, '_>,
+    core: &mut Core,
+    amount: i64,
+    way: Way,
+    payment_id: &str,
+) -> Result<(), Rejection> {
+    match way {
+        Way::Refund => turn.money_entry(core, "refund", amount, payment_id),
+        Way::Reversal => {
+            turn.money_entry(core, "reversal", -amount, payment_id);
+            // What paid for the period is gone: it is as if it had ended.
+            if core.has(turn.model, Cycle::Payment, Tag::Paid) {
+                core.period_ended = true;
+                turn.external(core, External::SubscriptionPeriodEnded)?;
+            }
+        }
+    }
+    Ok(())
+}
