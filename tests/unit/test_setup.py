@@ -665,10 +665,12 @@ def test_faulty_models_are_refused(markets: Path, tmp_path: Path) -> None:
     (models / "bss-fsm-cut.json").write_text('{"model"')
     (models / "topics-v1.json").write_text("{}")
     found = faults(markets, models)
-    assert len(found) == 3, found
+    assert len(found) == 5, found
     assert found[0].startswith(f"{models / 'bss-fsm-cut.json'}: is no JSON")
     assert found[1].startswith(f"{models / 'bss-fsm-nameless.json'}: $.model: null: expected")
     assert found[2].startswith(f'{models / "bss-fsm-v1.json"}: $.model: "bss-fsm-v1": a model')
+    for fault, kind in zip(found[3:], ("asset", "session"), strict=True):
+        assert fault.endswith(f"0 models of kind {kind}: expected exactly one")
 
 
 # What the engine gets.

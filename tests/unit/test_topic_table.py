@@ -45,13 +45,21 @@ def matched(table: TopicTable, topic: str, payload: bytes = b"") -> tuple[str, s
         ("emit/abs/bss/payment/p-1/service_payment", "service_payment", "plan", "p-1"),
         ("echo/ABS/EPS/s-1/allocate", "arm_allocate", "station", "s-1"),
         ("emit/arm/station/s-1/stock", "station_stock", "station", "s-1"),
+        ("emit/abs/bss/payment/p-1/payment_reversal", "payment_reversal", "plan", "p-1"),
+        ("emit/uxi/attendant/plan/p-1/validate", "validate", "plan", "p-1"),
+        ("emit/uxi/attendant/plan/p-1/report_activity", "report_activity", "plan", "p-1"),
+        ("emit/uxi/service/plan/p-1/report_lost", "report_lost", "plan", "p-1"),
+        ("emit/uxi/service/plan/p-1/continue_service", "continue_service", "plan", "p-1"),
+        ("emit/arm/station/s-1/tap", "station_tap", "plan", "p-9"),
+        ("emit/arm/asset/b-1/status", "asset_status", "asset", "b-1"),
+        ("emit/uxi/attendant/asset/b-1/scan", "asset_scan", "asset", "b-1"),
     ],
 )
 def test_the_packaged_table(topic: str, event: str, log_topic: str, key: str) -> None:
-    assert matched(PACKAGED, topic) == (event, f"bss.signals.{log_topic}", key)
+    assert matched(PACKAGED, topic, b'{"plan_id":"p-9"}') == (event, f"bss.signals.{log_topic}", key)
     assert PACKAGED.match(topic + "/more") is None
     assert PACKAGED.match(topic.upper()) is None
-    assert len(PACKAGED.routes) == 8
+    assert len(PACKAGED.routes) == 16
 
 
 def test_subscriptions_are_the_filters_plain_or_shared() -> None:

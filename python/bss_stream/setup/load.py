@@ -18,6 +18,12 @@ FILE_BYTES_MAX = 4 * 1024 * 1024
 
 MODEL_PREFIX = "bss-fsm-"
 
+PLAN_KIND = "plan"
+"""What a model describes if it does not say; templates name models of this kind."""
+
+SINGLE_KINDS = ("asset", "session")
+"""What one model each describes for all plans."""
+
 
 def packaged_markets() -> Traversable:
     """The directory of market folders that comes with the package."""
@@ -41,7 +47,8 @@ def load_setup(directories: Sequence[Traversable] = (), models: Traversable | No
         for directory in directories or (packaged_markets(),)
         for market in _load_markets(directory, faults)
     ]
-    check.check(markets, {model.model_id for model in found_models}, faults)
+    plan_models = {model.model_id for model in found_models if model.kind == PLAN_KIND}
+    check.check(markets, plan_models, faults)
     faults.raise_if_any()
     return Setup(models=tuple(found_models), markets=tuple(markets))
 
@@ -64,7 +71,13 @@ def _load_models(directory: Traversable, faults: Faults) -> list[Model]:
         elif model_id in models:
             faults.add(str(file), "$.model", f"{show(model_id)}: a model of this id exists already")
         else:
-            models[model_id] = Model(model_id=model_id, raw=raw)
+            kind = str(document.get("kind", PLAN_KIND))
+            models[model_id] = Model(model_id=model_id, kind=kind, raw=raw)
+    for kind in SINGLE_KINDS:
+        count = sum(model.kind == kind for model in models.values())
+        if count != 1:
+            what = f"{count} models of kind {kind}: expected exactly one"
+            faults.add(str(directory), "", what)
     return list(models.values())
 
 

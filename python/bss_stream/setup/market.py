@@ -23,6 +23,8 @@ class Model(msgspec.Struct, frozen=True):
     """A model document, byte for byte: the engine is its reader."""
 
     model_id: str
+    kind: str
+    """plan, asset or session: what it describes."""
     raw: bytes
 
 
