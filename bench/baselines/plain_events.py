@@ -46,7 +46,7 @@ class Events(Payments):
         if "unsigned" in tags[plan.pair]:
             self.external(turn, plan, "CONTRACT_EXECUTED")
         if "deposit_due" in tags[plan.pair]:
-            self.claim(plan, payment_id)
+            self.claim(plan, payment_id, amount)
             self.external(turn, plan, "DEPOSIT_CONFIRMED")
             self.money_entry(turn, plan, "deposit", amount, payment_id)
             self.start_period(turn, plan)
@@ -63,14 +63,15 @@ class Events(Payments):
 
     def _renew_if_new(self, turn: Turn, plan: Plan, amount: int, payment_id: str) -> None:
         try:
-            self.claim(plan, payment_id)
+            self.claim(plan, payment_id, amount)
         except RejectedError:
             return
         was_due = plan.template.model.grace[plan.pair]
         self.external(turn, plan, "RENEWAL_CONFIRMED")
         self.money_entry(turn, plan, "renewal", amount, payment_id)
         self.start_period(turn, plan)
-        if plan.initialized:
+        template = plan.template
+        if plan.initialized and (was_due or template.period_days == template.cycle_days):
             self.close_cycle(turn, plan, was_due)
             self.grant_all(turn, plan)
         self.external(turn, plan, "SERVICE_ACTIVATED")
@@ -478,7 +479,12 @@ class Events(Payments):
             correlation = session.correlation
         turn = Turn(topics.SIGNALS_PLAN, plan.plan_id, due_ms, correlation, None, b"")
         if session is None or session.due_ms > due_ms:
-            self._period_ended(turn, plan)
+            if plan.cycle_end_ms < plan.period_end_ms and not plan.period_ended:
+                raise OutsideTheMixError("a billing cycle that ends within a paid period")
+            if plan.period_end_ms <= due_ms and not plan.period_ended:
+                self._period_ended(turn, plan)
+            else:
+                self._grace_over(turn, plan)
         elif session.attempt < plan.template.market.attempts_max:
             session.attempt += 1
             session.due_ms += plan.template.market.answer_timeout_ms
@@ -498,11 +504,25 @@ class Events(Payments):
             self.external(turn, plan, "SUBSCRIPTION_PERIOD_ENDED")
         except RejectedError:
             plan.pair = before
-        if not turn.outputs:
-            return
+        if turn.outputs:
+            self._announce_payment(turn, plan)
+
+    def _grace_over(self, turn: Turn, plan: Plan) -> None:
+        plan.grace_enforced = True
+        self._announce_payment(turn, plan)
+        for account in plan.accounts:
+            if account.asset is not None:
+                payload = (
+                    f'{{"plan_id":"{plan.plan_id}","customer_id":"{plan.customer_id}","asset_id":'
+                    f'"{account.asset}","correlation_id":"{turn.corr}","reason":"grace_over"}}'
+                )
+                self.publish(turn, "cmd", f"cmd/ABS/EPS/{plan.plan_id}/recover", payload)
+
+    def _announce_payment(self, turn: Turn, plan: Plan) -> None:
         state = plan.template.model.payment_state[plan.pair]
         payload = (
             f'{{"timestamp":"{turn.recorded_at}","plan_id":"{plan.plan_id}","payment_state":'
-            f'"{state}","signals":[{_named(turn.outputs)}]}}'
+            f'"{state}","status":"{self.status(plan, turn.event_ms)}",'
+            f'"signals":[{_named(turn.outputs)}]}}'
         )
         self.publish(turn, "emit", f"emit/abs/bss/plan/{plan.plan_id}/payment_state", payload)

@@ -22,12 +22,12 @@ class Payments(Rules):
             raise RejectedError("number_out_of_range", f"{field} {number.decode()}")
         return amount
 
-    def claim(self, plan: Plan, payment_id: str) -> None:
+    def claim(self, plan: Plan, payment_id: str, amount: int) -> None:
         """Marks a payment id as applied. Raises RejectedError if it is."""
         digest = sha256(payment_id.encode()).digest()[:16]
-        if digest in plan.payments:
+        if any(digest == applied for applied, _, _ in plan.payments):
             raise RejectedError("payment_already_applied", payment_id)
-        plan.payments.append(digest)
+        plan.payments.append((digest, amount, 0))
 
     def money_entry(self, turn: Turn, plan: Plan, kind: str, amount: int, payment_id: str) -> None:
         """Appends a payment-ledger entry about no single service."""
@@ -40,7 +40,7 @@ class Payments(Rules):
         if not payment_id or not wire.is_clean_text(payment_id):
             raise RejectedError("bad_id", "payment_reference")
         amount = self.amount(plan, paid.payment_amount, "payment_amount")
-        self.claim(plan, payment_id)
+        self.claim(plan, payment_id, amount)
         kind = require(paid.payment_type, "payment_type")
         if kind != "TOP_UP" or paid.payment_method == "ZERO_COST_ROUNDING":
             raise OutsideTheMixError(f"payment {kind} {paid.payment_method}")
@@ -48,6 +48,8 @@ class Payments(Rules):
         at = plan.template.positions.get(service_id)
         if at is None:
             raise RejectedError("service_not_in_bundle", service_id)
+        digest, paid_in, _ = plan.payments[-1]
+        plan.payments[-1] = (digest, paid_in, at + 1)
         if not plan.initialized:
             raise RejectedError("states_not_initialized")
         account = self.change(turn, plan, at)
@@ -123,7 +125,9 @@ class Payments(Rules):
         runs = plan.period_end_ms > turn.event_ms and not plan.period_ended
         from_ms = plan.period_end_ms if runs else turn.event_ms
         template = plan.template
-        plan.period_end_ms = template.market.plus_days(from_ms, template.cycle_days)
+        plan.period_end_ms = template.market.plus_days(from_ms, template.period_days)
+        if not runs or template.period_days == template.cycle_days:
+            plan.cycle_end_ms = template.market.plus_days(from_ms, template.cycle_days)
         plan.period_ended = False
 
     def grant_all(self, turn: Turn, plan: Plan) -> None:

@@ -118,8 +118,8 @@ class PlainPython(Shard):
                 or len(payload) > bytes_max
                 or not past_ms <= event_ms - received_ms <= future_ms
                 or data is None
-                or (session is not None and (is_swap or session.due_ms <= received_ms))
-                or (plan.period_end_ms <= received_ms and not plan.period_ended)
+                or (is_swap and session is not None)
+                or (plan.queued_ms is not None and plan.queued_ms <= received_ms)
             ):
                 arrive(offset, key, value)
                 continue
@@ -244,6 +244,9 @@ class PlainPython(Shard):
                 holder.json = f'{holder.service.used_json}{holder.used}{holder.quota_json}"{new}"}}'
                 if grace:
                     plan.grace_end_ms = event_ms + template.grace_ms if grace > 0 else 0
+                    if grace > 0:
+                        plan.grace_enforced = False
+                    self._changed(plan)
 
                 # What stations and assets are told.
                 told = f'\t{received_ms}\t\tengine\n{{"at_ms":{event_ms},"correlation_id":"{corr}",'

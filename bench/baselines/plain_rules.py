@@ -312,6 +312,8 @@ class Rules:
         if move.grace:
             after_ms = turn.event_ms + plan.template.grace_ms
             plan.grace_end_ms = after_ms if move.grace > 0 else 0
+            if move.grace > 0:
+                plan.grace_enforced = False
         if move.refused is not None:
             raise RejectedError("rejected_transition", move.refused)
 

@@ -12,7 +12,7 @@ from bench.baselines import plain_wire as wire
 from bench.baselines.plain_events import Events
 from bench.baselines.plain_rules import REASONS, Lane, Record, RejectedError, Turn
 from bench.baselines.plain_state import Asset, Plan, Station, Stock
-from bench.baselines.plain_stations import Stations
+from bench.baselines.plain_stations import Stations, conditions
 from bench.baselines.plain_strict import RefusedError, check
 from bench.baselines.plain_tables import Tables
 from bench.baselines.plain_wire import Internal, is_clean_id, is_clean_text
@@ -284,7 +284,9 @@ class Shard(Events, Stations):
             plan.cancel_requested,
             plan.period_ended,
             plan.period_end_ms,
+            plan.cycle_end_ms,
             plan.grace_end_ms,
+            plan.grace_enforced,
             plan.session,
             plan.seq,
             plan.prev,
@@ -299,7 +301,9 @@ class Shard(Events, Stations):
                 plan.cancel_requested,
                 plan.period_ended,
                 plan.period_end_ms,
+                plan.cycle_end_ms,
                 plan.grace_end_ms,
+                plan.grace_enforced,
                 plan.session,
                 plan.seq,
                 plan.prev,
@@ -353,6 +357,7 @@ class Shard(Events, Stations):
     def _apply_to_stations(self, offsets: Sequence[int], records: Sequence[Record]) -> None:
         applied = self._applied[topics.SIGNALS_STATION]
         decode, stations, fleets = wire.read_internal, self._stations, self.tables.fleets
+        lows, capacities = self.tables.low, self.tables.capacity
         moved = 0
         for offset, (key, value) in zip(offsets, records, strict=True):
             if offset <= applied:
@@ -381,6 +386,22 @@ class Shard(Events, Stations):
             if request.returned_asset_id is not None:
                 stock.current += 1
                 stock.returns += 1
+            low, capacity = lows[station.station_id], capacities[station.station_id]
+            for fleet, stock in station.stock.items():
+                if conditions(stock, low, capacity.get(fleet, 0)) != stock.warned:
+                    recorded_ms = int(head.split(b"\t")[2])
+                    correlation = request.correlation_id or ""
+                    turn = Turn(
+                        topics.SIGNALS_STATION,
+                        station.station_id,
+                        recorded_ms,
+                        correlation,
+                        offset,
+                        value,
+                    )
+                    turn.address(request.at_ms or 0, correlation)
+                    self.warn(turn, station)
+                    break
             station.applied = offset
             if not station.dirty:
                 station.dirty = True
@@ -441,6 +462,7 @@ class Shard(Events, Stations):
             if head.startswith(b"1\tasset_assigned\t"):
                 asset.location_id = None
                 asset.holder = plan_id
+                asset.is_assigned = True
                 if before is not None and before != plan_id:
                     other, asset.awaited_from = asset.awaited_from, before
                     if other is not None:
@@ -450,6 +472,7 @@ class Shard(Events, Stations):
             else:
                 if before == plan_id:
                     asset.holder = None
+                    asset.is_assigned = False
                     asset.location_id = request.location_id
                 elif asset.awaited_from == plan_id:
                     asset.awaited_from = None

@@ -169,6 +169,10 @@ class Account:
         return f'{{"used":{self.used}{self.rest_json}'
 
 
+ALLOCATING: Final = text("ALLOCATING") + b"\0"
+"""The state of every session that is kept, and that it replaces no damaged battery."""
+
+
 class Session:
     """A self-service swap that ARM has not answered yet."""
 
@@ -208,6 +212,7 @@ class Session:
                 sint(self.held_swaps),
                 sint(self.held_energy),
                 uint(self.attempt),
+                ALLOCATING,
                 sint(self.event_ms),
                 sint(self.due_ms),
             )
@@ -223,8 +228,10 @@ class Plan:
         "cancel_requested",
         "clock_ms",
         "customer_id",
+        "cycle_end_ms",
         "dirty",
         "grace_end_ms",
+        "grace_enforced",
         "head",
         "initialized",
         "key",
@@ -255,7 +262,9 @@ class Plan:
         self.cancel_requested = False
         self.period_ended = False
         self.period_end_ms = 0
+        self.cycle_end_ms = 0
         self.grace_end_ms = 0
+        self.grace_enforced = False
         self.accounts = [Account(service) for service in template.services]
         self.session: Session | None = None
         self.seq = 0
@@ -263,7 +272,8 @@ class Plan:
         """Hash of the last ledger entry."""
         self.window: dict[bytes, tuple[int, int]] = {}
         """Seen signals: id to time and outcome."""
-        self.payments: list[bytes] = []
+        self.payments: list[tuple[bytes, int, int]] = []
+        """Digest, amount, and one more than the place of the account that it was for."""
         self.clock_ms = 0
         self.applied = -1
         self.dirty = False
@@ -271,10 +281,15 @@ class Plan:
 
     def due_ms(self) -> int | None:
         """When the next timer is due."""
-        period = self.period_end_ms if self.period_end_ms > 0 and not self.period_ended else None
-        if self.session is None:
-            return period
-        return self.session.due_ms if period is None else min(self.session.due_ms, period)
+        due = [] if self.session is None else [self.session.due_ms]
+        if not self.period_ended:
+            if self.period_end_ms > 0:
+                due.append(self.period_end_ms)
+            if self.cycle_end_ms < self.period_end_ms:
+                due.append(self.cycle_end_ms)
+        if self.grace_end_ms > 0 and not self.grace_enforced:
+            due.append(self.grace_end_ms)
+        return min(due, default=None)
 
     def is_exhausted(self) -> bool:
         """Whether a service that swaps use up is used up, whatever is held."""
@@ -296,6 +311,7 @@ class Plan:
             | self.cancel_requested << 1
             | self.period_ended << 2
             | (session is not None) << 3
+            | self.grace_enforced << 4
         )
         parts = [
             b"\1",
@@ -305,6 +321,7 @@ class Plan:
             LAST[flags],
             sint(self.clock_ms),
             sint(self.period_end_ms),
+            sint(self.cycle_end_ms - self.period_end_ms),
             sint(self.grace_end_ms),
             uint(self.seq),
             bytes.fromhex(self.prev),
@@ -319,7 +336,8 @@ class Plan:
             parts += (signal_id, sint(at_ms - before_ms), LAST[outcome])
             before_ms = at_ms
         parts.append(uint(len(self.payments)))
-        parts += self.payments
+        for digest, amount, account in self.payments:
+            parts += (digest, sint(amount), b"\0", uint(account))
         return b"".join(parts)
 
 
@@ -336,7 +354,7 @@ def encode_window(window: dict[bytes, tuple[int, int]]) -> bytes:
 class Stock:
     """One fleet at one station."""
 
-    __slots__ = ("assignments", "current", "promised", "restocks", "returns")
+    __slots__ = ("assignments", "current", "promised", "restocks", "returns", "warned")
 
     def __init__(self, current: int) -> None:
         self.current = current
@@ -344,6 +362,8 @@ class Stock:
         self.assignments = 0
         self.returns = 0
         self.restocks = 0
+        self.warned = 0
+        """Bits: empty, low, in high demand."""
 
 
 class Station:
@@ -365,23 +385,30 @@ class Station:
         parts = [b"\x01" + sint(self.applied), uint(len(self.stock))]
         for fleet, stock in self.stock.items():
             parts.append(text(fleet) + sint(stock.current) + uint(stock.assignments))
-            parts.append(uint(stock.returns) + uint(stock.restocks))
+            parts.append(uint(stock.returns) + uint(stock.restocks) + LAST[stock.warned])
         parts.append(uint(len(self.intents)))
         parts += [text(field) for intent in self.intents for field in intent]
         parts.append(encode_window(self.answers))
         return b"".join(parts)
 
 
+ASSIGNED: Final = text("ASSIGNED") + NO_ASSET
+AVAILABLE: Final = text("AVAILABLE") + NO_ASSET
+"""A battery's life, and that ARM has not said its fleet."""
+
+
 class Asset:
     """A battery."""
 
-    __slots__ = ("applied", "awaited_from", "dirty", "holder", "location_id")
+    __slots__ = ("applied", "awaited_from", "dirty", "holder", "is_assigned", "location_id")
 
     def __init__(self) -> None:
         self.applied = -1
         self.holder: str | None = None
         self.awaited_from: str | None = None
         self.location_id: str | None = None
+        self.is_assigned = False
+        """Its life: assigned, or available."""
         self.dirty = False
 
     def encode(self) -> bytes:
@@ -389,6 +416,7 @@ class Asset:
         return (
             b"\x01"
             + sint(self.applied)
+            + (ASSIGNED if self.is_assigned else AVAILABLE)
             + optional_text(self.holder)
             + optional_text(self.awaited_from)
             + optional_text(self.location_id)

@@ -14,17 +14,54 @@ from bench.baselines.plain_wire import Internal, escaped
 from bss_stream import topics
 
 
+WARNINGS = {1: ("INVENTORY_EMPTY",), 2: ("INVENTORY_LOW", "RESTOCK_NEEDED"), 4: ("HIGH_DEMAND",)}
+
+
+def conditions(stock: Stock, low: int, capacity: int) -> int:
+    """The bits of a stock's conditions: empty, low, in high demand."""
+    current = stock.current
+    high_demand = stock.assignments > 100 and current * 100 < capacity * 30
+    return (current <= 0) | (current <= low) << 1 | high_demand << 2
+
+
 class Stations(Rules):
     """What each event does to a station."""
 
     def station_event(self, turn: Turn, station: Station, event: str, request: Internal) -> str:
         """Applies one event to a station. Raises RejectedError."""
+        try:
+            return self._take(turn, station, event, request)
+        finally:
+            self.warn(turn, station)
+
+    def warn(self, turn: Turn, station: Station) -> None:
+        """Tells the operator of conditions that begin to hold."""
+        place = turn.entity_id
+        for fleet, stock in station.stock.items():
+            before = stock.warned
+            capacity = self.tables.capacity[place].get(fleet, 0)
+            stock.warned = conditions(stock, self.tables.low[place], capacity)
+            began = stock.warned & ~before
+            for bit, signals in WARNINGS.items():
+                for signal in signals if began & bit else ():
+                    self._announce(turn, fleet, stock, signal)
+
+    def _announce(self, turn: Turn, fleet: str, stock: Stock, signal: str, known: str = "") -> None:
+        payload = (
+            f'{{"timestamp":"{turn.event_at}","location_id":"{turn.entity_id}","fleet_id":'
+            f'"{fleet}","signal":"{signal}","current_stock":{stock.current}{known}'
+            f',"total_assignments":{stock.assignments},"total_returns":{stock.returns}'
+            f',"total_restocks":{stock.restocks}}}'
+        )
+        self.publish(turn, "emit", f"emit/abs/bss/station/{turn.entity_id}/inventory", payload)
+
+    def _take(self, turn: Turn, station: Station, event: str, request: Internal) -> str:
         if event == "allocate":
             return self._allocate(turn, station, request)
         if event == "allocation_release":
             self._take_intent(station, turn.correlation, request.plan_id)
         elif event == "station_stock":
-            self._restock(station, request)
+            self._restock(turn, station, request)
         else:
             return self._arm_answer(turn, station, request)
         return "ok"
@@ -65,15 +102,18 @@ class Stations(Rules):
         fields = f',"reason":"{escaped(reason)}"'
         self.send(turn, topics.SIGNALS_PLAN, plan_id, "allocation_denied", fields)
 
-    def _restock(self, station: Station, request: Internal) -> None:
+    def _restock(self, turn: Turn, station: Station, request: Internal) -> None:
         fleet = self.known_fleet(request)
         if request.available is None:
             raise RejectedError("missing_field", "available")
         if not 0 <= request.available <= 1_000_000:
             raise RejectedError("number_out_of_range", f"available {request.available}")
         stock = station.stock.setdefault(fleet, Stock(0))
-        stock.restocks += request.available > stock.current
-        stock.current = request.available
+        known, stock.current = stock.current, request.available
+        if request.available > known and request.reason != "count":
+            stock.restocks += 1
+        elif request.available != known:
+            self._announce(turn, fleet, stock, "STOCK_RECONCILED", f',"expected_stock":{known}')
 
     def _take_intent(
         self, station: Station, correlation: str, plan_id: str | None

@@ -249,6 +249,7 @@ class Template:
         self.model = model
         self.services = services
         self.cycle_days: int = document["billing_cycle_days"]
+        self.period_days = max(self.cycle_days, document["service_duration_days"])
         self.grace_ms: int = document["grace_ms"]
         allowed = set(document["allowed_locations"])
         self.allowed: set[str] | None = None if "*" in allowed else allowed
@@ -297,8 +298,12 @@ class Tables:
     def __init__(self, setup: bytes) -> None:
         document = json.loads(setup)
         self.limits: dict[str, int] = document["limits"]
-        models = {model["model"]: Model(model) for model in document["models"]}
+        plan_models = [m for m in document["models"] if m.get("kind", "plan") == "plan"]
+        models = {model["model"]: Model(model) for model in plan_models}
         self.stock: dict[str, dict[str, int]] = {}
+        self.low: dict[str, int] = {}
+        """The stock at which a station's operator is asked to restock."""
+        self.capacity: dict[str, dict[str, int]] = {}
         self.fleets: set[str] = set()
         self.templates: dict[str, Template] = {}
         """The newest version of each: the baseline does not reload."""
@@ -306,6 +311,8 @@ class Tables:
             self.fleets |= {fleet["fleet_id"] for fleet in market["fleets"]}
             for location in market["locations"]:
                 self.stock[location["location_id"]] = dict(sorted(location["stock"].items()))
+                self.capacity[location["location_id"]] = location["capacity"]
+                self.low[location["location_id"]] = market["inventory"]["low_threshold"]
             self._add(Market(market), market, models)
 
     def _add(self, market: Market, document: dict[str, Any], models: dict[str, Model]) -> None:

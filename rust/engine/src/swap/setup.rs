@@ -147,6 +147,18 @@ pub struct Template {
 }
 
 impl Template {
+    /// Calendar days that a payment pays for.
+    #[must_use]
+    pub fn period_days(&self) -> i64 {
+        i64::from(self.service_duration_days).max(self.billing_cycle_days)
+    }
+
+    /// Whether a paid period holds several billing cycles.
+    #[must_use]
+    pub fn has_cycles(&self) -> bool {
+        self.period_days() > self.billing_cycle_days
+    }
+
     /// Whether the plan may be served at a location.
     #[must_use]
     pub fn allows(&self, location: u32) -> bool {

@@ -276,15 +276,16 @@ impl PlanTurn<'_, '_> {
     }
 
     /// Begins a paid period at the time of the event, or adds one to a period still running. A
-    /// period may hold several billing cycles, each with a quota of its own.
+    /// period may hold several billing cycles, whose cadence a payment ahead of time leaves alone.
     pub fn start_period(&mut self, core: &mut Core) {
         let zone = &self.market.zone;
         let event_ms = self.turn.event_ms;
         let runs = core.period_end_ms > event_ms && !core.period_ended;
         let from_ms = if runs { core.period_end_ms } else { event_ms };
-        let days = i64::from(self.signed.service_duration_days).max(self.signed.billing_cycle_days);
-        core.period_end_ms = zone.plus_days(from_ms, days);
-        core.cycle_end_ms = zone.plus_days(event_ms, self.signed.billing_cycle_days);
+        core.period_end_ms = zone.plus_days(from_ms, self.signed.period_days());
+        if !runs || !self.signed.has_cycles() {
+            core.cycle_end_ms = zone.plus_days(from_ms, self.signed.billing_cycle_days);
+        }
         core.period_ended = false;
     }
 
@@ -318,9 +319,12 @@ impl PlanTurn<'_, '_> {
         self.money_entry(core, "renewal", amount_minor, payment_id);
         self.start_period(core);
         if core.initialized {
-            // Paid ahead of time, what is left of the running cycle goes over into the new one.
-            self.close_cycle(core, was_due, |_| true);
-            self.grant(core, |_| true);
+            // Paid ahead of time, what is left of the running cycle goes over into the new one, or
+            // the cycles go on as they were.
+            if was_due || !self.signed.has_cycles() {
+                self.close_cycle(core, was_due, |_| true);
+                self.grant(core, |_| true);
+            }
         }
         self.external(core, External::ServiceActivated)
     }
