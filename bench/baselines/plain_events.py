@@ -70,8 +70,7 @@ class Events(Payments):
         self.external(turn, plan, "RENEWAL_CONFIRMED")
         self.money_entry(turn, plan, "renewal", amount, payment_id)
         self.start_period(turn, plan)
-        template = plan.template
-        if plan.initialized and (was_due or template.period_days == template.cycle_days):
+        if plan.initialized:
             self.close_cycle(turn, plan, was_due)
             self.grant_all(turn, plan)
         self.external(turn, plan, "SERVICE_ACTIVATED")
@@ -479,8 +478,6 @@ class Events(Payments):
             correlation = session.correlation
         turn = Turn(topics.SIGNALS_PLAN, plan.plan_id, due_ms, correlation, None, b"")
         if session is None or session.due_ms > due_ms:
-            if plan.cycle_end_ms < plan.period_end_ms and not plan.period_ended:
-                raise OutsideTheMixError("a billing cycle that ends within a paid period")
             if plan.period_end_ms <= due_ms and not plan.period_ended:
                 self._period_ended(turn, plan)
             else:

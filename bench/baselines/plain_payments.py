@@ -125,9 +125,7 @@ class Payments(Rules):
         runs = plan.period_end_ms > turn.event_ms and not plan.period_ended
         from_ms = plan.period_end_ms if runs else turn.event_ms
         template = plan.template
-        plan.period_end_ms = template.market.plus_days(from_ms, template.period_days)
-        if not runs or template.period_days == template.cycle_days:
-            plan.cycle_end_ms = template.market.plus_days(from_ms, template.cycle_days)
+        plan.period_end_ms = template.market.plus_days(from_ms, template.cycle_days)
         plan.period_ended = False
 
     def grant_all(self, turn: Turn, plan: Plan) -> None:

@@ -228,7 +228,6 @@ class Plan:
         "cancel_requested",
         "clock_ms",
         "customer_id",
-        "cycle_end_ms",
         "dirty",
         "grace_end_ms",
         "grace_enforced",
@@ -262,7 +261,6 @@ class Plan:
         self.cancel_requested = False
         self.period_ended = False
         self.period_end_ms = 0
-        self.cycle_end_ms = 0
         self.grace_end_ms = 0
         self.grace_enforced = False
         self.accounts = [Account(service) for service in template.services]
@@ -282,11 +280,8 @@ class Plan:
     def due_ms(self) -> int | None:
         """When the next timer is due."""
         due = [] if self.session is None else [self.session.due_ms]
-        if not self.period_ended:
-            if self.period_end_ms > 0:
-                due.append(self.period_end_ms)
-            if self.cycle_end_ms < self.period_end_ms:
-                due.append(self.cycle_end_ms)
+        if self.period_end_ms > 0 and not self.period_ended:
+            due.append(self.period_end_ms)
         if self.grace_end_ms > 0 and not self.grace_enforced:
             due.append(self.grace_end_ms)
         return min(due, default=None)
@@ -321,7 +316,6 @@ class Plan:
             LAST[flags],
             sint(self.clock_ms),
             sint(self.period_end_ms),
-            sint(self.cycle_end_ms - self.period_end_ms),
             sint(self.grace_end_ms),
             uint(self.seq),
             bytes.fromhex(self.prev),

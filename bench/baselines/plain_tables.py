@@ -249,7 +249,6 @@ class Template:
         self.model = model
         self.services = services
         self.cycle_days: int = document["billing_cycle_days"]
-        self.period_days = max(self.cycle_days, document["service_duration_days"])
         self.grace_ms: int = document["grace_ms"]
         allowed = set(document["allowed_locations"])
         self.allowed: set[str] | None = None if "*" in allowed else allowed

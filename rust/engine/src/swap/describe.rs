@@ -77,7 +77,6 @@ fn plan(setup: &Setup, id: &str, plan: &Plan) -> Value {
         "initialized": core.initialized,
         "cancel_requested": core.cancel_requested,
         "period_end_ms": core.period_end_ms,
-        "cycle_end_ms": core.cycle_end_ms,
         "grace_end_ms": core.grace_end_ms,
         "grace_enforced": core.grace_enforced,
         "session": core.session.as_ref().map(|session| json!({

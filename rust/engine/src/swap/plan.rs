@@ -93,8 +93,6 @@ pub struct Core {
     pub grace_enforced: bool,
     /// End of the paid period; 0 before the first.
     pub period_end_ms: i64,
-    /// End of the running billing cycle; only one within the period renews quotas.
-    pub cycle_end_ms: i64,
     /// End of the grace period; 0 if none runs.
     pub grace_end_ms: i64,
     /// One account a service, in the template's order.
@@ -131,26 +129,13 @@ impl Plan {
         let session = self.core.session.as_ref().map(|session| session.due_ms);
         let runs = self.core.period_end_ms > 0 && !self.core.period_ended;
         let period = runs.then_some(self.core.period_end_ms);
-        let cycle = self.core.cycle_due_ms();
         let in_grace = self.core.grace_end_ms > 0 && !self.core.grace_enforced;
         let grace = in_grace.then_some(self.core.grace_end_ms);
-        session
-            .into_iter()
-            .chain(period)
-            .chain(cycle)
-            .chain(grace)
-            .min()
+        session.into_iter().chain(period).chain(grace).min()
     }
 }
 
 impl Core {
-    /// When the running cycle ends, if that is before the period does.
-    #[must_use]
-    pub fn cycle_due_ms(&self) -> Option<i64> {
-        let within = !self.period_ended && self.cycle_end_ms < self.period_end_ms;
-        within.then_some(self.cycle_end_ms)
-    }
-
     /// Whether a payment has been made so that service goes on at `at_ms`.
     #[must_use]
     pub fn is_served(&self, model: &Model, at_ms: i64) -> bool {
@@ -220,7 +205,6 @@ impl Plan {
                 period_ended: false,
                 grace_enforced: false,
                 period_end_ms: 0,
-                cycle_end_ms: 0,
                 grace_end_ms: 0,
                 accounts: signed.services.iter().map(Account::new).collect(),
                 session: None,
@@ -295,7 +279,6 @@ impl Plan {
         );
         out.int(self.clock_ms);
         out.int(core.period_end_ms);
-        out.int(core.cycle_end_ms - core.period_end_ms);
         out.int(core.grace_end_ms);
         out.uint(core.chain.seq);
         out.raw(&core.chain.hash);
@@ -371,7 +354,6 @@ impl Plan {
         core.grace_enforced = flags & 16 != 0;
         self.clock_ms = input.int()?;
         core.period_end_ms = input.int()?;
-        core.cycle_end_ms = core.period_end_ms.wrapping_add(input.int()?);
         core.grace_end_ms = input.int()?;
         core.chain = Chain {
             seq: input.uint()?,

@@ -103,8 +103,6 @@ pub struct TemplateService {
     pub max: Quota,
     /// Swaps a local calendar day.
     pub rate_limit_per_day: Option<u32>,
-    /// Whether a new cycle within the paid period renews the quota by itself.
-    pub auto_renewal: bool,
     /// Whether use may pass the quota.
     pub overage_allowed: bool,
     /// What a unit of the wire beyond the quota costs.
@@ -147,18 +145,6 @@ pub struct Template {
 }
 
 impl Template {
-    /// Calendar days that a payment pays for.
-    #[must_use]
-    pub fn period_days(&self) -> i64 {
-        i64::from(self.service_duration_days).max(self.billing_cycle_days)
-    }
-
-    /// Whether a paid period holds several billing cycles.
-    #[must_use]
-    pub fn has_cycles(&self) -> bool {
-        self.period_days() > self.billing_cycle_days
-    }
-
     /// Whether the plan may be served at a location.
     #[must_use]
     pub fn allows(&self, location: u32) -> bool {
@@ -319,7 +305,6 @@ struct TemplateServiceDoc {
     initial_quota: QuotaDoc,
     max_quota: QuotaDoc,
     rate_limit_per_day: Option<u32>,
-    auto_renewal: bool,
     overage_allowed: bool,
     overage_rate_minor: Option<i64>,
     hold_units: i64,
@@ -740,7 +725,6 @@ fn template_service(
         initial,
         max,
         rate_limit_per_day: doc.rate_limit_per_day,
-        auto_renewal: doc.auto_renewal,
         overage_allowed: doc.overage_allowed,
         overage_rate_minor: doc.overage_rate_minor,
         hold_units: doc.hold_units,

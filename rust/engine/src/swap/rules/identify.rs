@@ -22,7 +22,7 @@ pub fn initialize_states(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) -> Ruling
             return Err(Reason::PaymentNotCurrent.into());
         }
         plan.core.initialized = true;
-        turn.grant(&mut plan.core, |_| true);
+        turn.grant_all(&mut plan.core);
     }
     let signals: &[&str] = if first {
         &["SERVICE_STATES_INITIALIZED"]

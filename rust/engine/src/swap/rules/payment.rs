@@ -275,33 +275,17 @@ impl PlanTurn<'_, '_> {
         Ok(())
     }
 
-    /// Begins a paid period at the time of the event, or adds one to a period still running. A
-    /// period may hold several billing cycles, whose cadence a payment ahead of time leaves alone.
+    /// Begins a paid period at the time of the event, or adds one to a period still running.
     pub fn start_period(&mut self, core: &mut Core) {
-        let zone = &self.market.zone;
-        let event_ms = self.turn.event_ms;
-        let runs = core.period_end_ms > event_ms && !core.period_ended;
-        let from_ms = if runs { core.period_end_ms } else { event_ms };
-        core.period_end_ms = zone.plus_days(from_ms, self.signed.period_days());
-        if !runs || !self.signed.has_cycles() {
-            core.cycle_end_ms = zone.plus_days(from_ms, self.signed.billing_cycle_days);
-        }
-        core.period_ended = false;
-    }
-
-    /// A billing cycle ends within a paid period: what renews by itself is granted anew.
-    ///
-    /// # Errors
-    /// A rejected transition.
-    pub fn next_cycle(&mut self, core: &mut Core) -> Result<(), Rejection> {
+        let runs = core.period_end_ms > self.turn.event_ms && !core.period_ended;
+        let from_ms = if runs {
+            core.period_end_ms
+        } else {
+            self.turn.event_ms
+        };
         let days = self.signed.billing_cycle_days;
-        core.cycle_end_ms = self.market.zone.plus_days(core.cycle_end_ms, days);
-        if !core.initialized {
-            return Ok(());
-        }
-        self.close_cycle(core, true, |config| config.auto_renewal);
-        self.grant(core, |config| config.auto_renewal);
-        self.resume(core)
+        core.period_end_ms = self.market.zone.plus_days(from_ms, days);
+        core.period_ended = false;
     }
 
     /// Renews: a new period, new quotas.
@@ -319,12 +303,9 @@ impl PlanTurn<'_, '_> {
         self.money_entry(core, "renewal", amount_minor, payment_id);
         self.start_period(core);
         if core.initialized {
-            // Paid ahead of time, what is left of the running cycle goes over into the new one, or
-            // the cycles go on as they were.
-            if was_due || !self.signed.has_cycles() {
-                self.close_cycle(core, was_due, |_| true);
-                self.grant(core, |_| true);
-            }
+            // Paid ahead of time, what is left of the running cycle goes over into the new one.
+            self.close_cycle(core, was_due);
+            self.grant_all(core);
         }
         self.external(core, External::ServiceActivated)
     }

@@ -177,13 +177,10 @@ impl<'a> PlanTurn<'_, 'a> {
         self.account_entry(core, Ledger::Payment, account, after, entry);
     }
 
-    /// Grants a cycle's quota to every service that `which` picks.
-    pub fn grant(&mut self, core: &mut Core, which: fn(&TemplateService) -> bool) {
+    /// Grants a cycle's quota to every service.
+    pub fn grant_all(&mut self, core: &mut Core) {
         for account in 0..core.accounts.len() {
             let (config, _) = self.service(account);
-            if !which(config) {
-                continue;
-            }
             let before = core.accounts[account].balance;
             let (units, detail) = match (config.initial, before.quota) {
                 (Quota::Finite(units), Quota::Finite(quota)) => {
@@ -210,16 +207,8 @@ impl<'a> PlanTurn<'_, 'a> {
 
     /// Ends a cycle's quotas. What was bought and not used stays; what was granted and not used
     /// expires with the cycle, or stays as well if the cycle is cut short by an early renewal.
-    pub fn close_cycle(
-        &mut self,
-        core: &mut Core,
-        has_ended: bool,
-        which: fn(&TemplateService) -> bool,
-    ) {
+    pub fn close_cycle(&mut self, core: &mut Core, has_ended: bool) {
         for account in 0..core.accounts.len() {
-            if !which(self.service(account).0) {
-                continue;
-            }
             let before = core.accounts[account].balance;
             let state = &mut core.accounts[account];
             state.balance.used = 0;

@@ -23,12 +23,6 @@ pub fn fire(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
         .take_if(|session| session.due_ms <= due_ms)
     {
         no_answer(turn, plan, session);
-    } else if plan
-        .core
-        .cycle_due_ms()
-        .is_some_and(|cycle_ms| cycle_ms <= due_ms)
-    {
-        cycle_ended(turn, plan);
     } else if plan.core.period_end_ms <= due_ms && !plan.core.period_ended {
         period_ended(turn, plan);
     } else {
@@ -68,18 +62,6 @@ fn period_ended(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
         .external(&mut plan.core, External::SubscriptionPeriodEnded)
         .is_err()
     {
-        plan.core.states = before;
-    }
-    if !turn.outputs.is_empty() {
-        announce(turn, plan);
-    }
-}
-
-/// A billing cycle ends within a paid period.
-fn cycle_ended(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
-    let before = plan.core.states;
-    if turn.next_cycle(&mut plan.core).is_err() {
-        // As below: a model that refuses keeps its state; the quotas are granted all the same.
         plan.core.states = before;
     }
     if !turn.outputs.is_empty() {
