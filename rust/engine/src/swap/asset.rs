@@ -113,9 +113,10 @@ impl Asset {
                 Ok(Reason::Ok)
             }
             Event::AssetSettled => {
-                self.live(turn.setup, LifeEvent::WrittenOff)?;
                 self.holder = None;
-                order(turn, "write_off");
+                if !self.live(turn.setup, LifeEvent::WrittenOff)?.is_empty() {
+                    order(turn, "write_off");
+                }
                 Ok(Reason::Ok)
             }
             _ => Err(Rejection::new(Reason::UnknownEvent, event.name())),

@@ -123,6 +123,15 @@ impl Event {
         self.facts().name
     }
 
+    /// The name under which repeats of it are known: two ways to ask for one thing share one.
+    #[must_use]
+    pub fn dedupe_name(self) -> &'static str {
+        match self {
+            Self::StationTap => Self::CustomerBinding.name(),
+            _ => self.name(),
+        }
+    }
+
     /// What its entities are.
     #[must_use]
     pub fn kind(self) -> EntityKind {

@@ -772,7 +772,7 @@ fn apply_to_plan(
     request: &Request<'_>,
 ) -> Reason {
     let deduplicated = is_deduplicated(event);
-    let id = signal_id(&[event.name(), turn.correlation_id]);
+    let id = signal_id(&[event.dedupe_name(), turn.correlation_id]);
     if deduplicated && let Some(first) = plan.window.outcome(id).and_then(Reason::from_index) {
         turn.repeat(event, first);
         return if first == Reason::InProgress {
