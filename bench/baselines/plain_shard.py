@@ -300,7 +300,7 @@ class Shard(Events, Stations):
                 plan.cancel_requested,
                 plan.period_ended,
                 plan.period_end_ms,
-                    plan.grace_end_ms,
+                plan.grace_end_ms,
                 plan.grace_enforced,
                 plan.session,
                 plan.seq,

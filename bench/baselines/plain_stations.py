@@ -13,7 +13,6 @@ from bench.baselines.plain_state import Station, Stock
 from bench.baselines.plain_wire import Internal, escaped
 from bss_stream import topics
 
-
 WARNINGS = {1: ("INVENTORY_EMPTY",), 2: ("INVENTORY_LOW", "RESTOCK_NEEDED"), 4: ("HIGH_DEMAND",)}
 
 

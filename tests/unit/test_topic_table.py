@@ -56,7 +56,11 @@ def matched(table: TopicTable, topic: str, payload: bytes = b"") -> tuple[str, s
     ],
 )
 def test_the_packaged_table(topic: str, event: str, log_topic: str, key: str) -> None:
-    assert matched(PACKAGED, topic, b'{"plan_id":"p-9"}') == (event, f"bss.signals.{log_topic}", key)
+    assert matched(PACKAGED, topic, b'{"plan_id":"p-9"}') == (
+        event,
+        f"bss.signals.{log_topic}",
+        key,
+    )
     assert PACKAGED.match(topic + "/more") is None
     assert PACKAGED.match(topic.upper()) is None
     assert len(PACKAGED.routes) == 16

@@ -54,9 +54,7 @@ impl PlanTurn<'_, '_> {
         amount_minor: i64,
     ) -> Result<(), Rejection> {
         let id = strong_id(payment_id);
-        let known = plan.payments.iter().find(|payment| payment.id == id);
-        // What went back whole was never paid: the same invoice may be paid after all.
-        if known.is_some_and(|payment| payment.returned_minor < payment.amount_minor.max(1)) {
+        if plan.payments.iter().any(|payment| payment.id == id) {
             return Err(Rejection::new(Reason::PaymentAlreadyApplied, payment_id));
         }
         plan.payments.push(Payment {

@@ -46,7 +46,7 @@ pub fn payment_reversal(
     let at = plan
         .payments
         .iter()
-        .rposition(|payment| payment.id == id)
+        .position(|payment| payment.id == id)
         .ok_or_else(|| Rejection::new(Reason::UnknownPayment, payment_id))?;
     let payment = plan.payments[at];
     let left = payment.amount_minor - payment.returned_minor;
