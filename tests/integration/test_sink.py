@@ -426,6 +426,21 @@ async def test_kafka_s_transactions_arrive_once_whatever_the_group_says(
     await log.close()
 
 
+@pytest.mark.kafka
+async def test_a_sink_that_is_stopped_before_it_has_joined_writes_what_the_log_holds(
+    kafka: str, ledger_url: str, store: LedgerStore
+) -> None:
+    log = KafkaLog(kafka_options(kafka, f"sink-{next(_prefixes)}"), partitions=PARTITIONS)
+    await log.open()
+    plans = histories(30, 5)
+    await append(log, records(plans))
+    patient = QUICK._replace(drain_timeout_s=WAIT_S)
+    async with running(LedgerSink(log, open_ledger_store(ledger_url), patient)):
+        pass
+    assert stored(store) == expected(plans)
+    await log.close()
+
+
 async def test_the_engine_s_own_ledgers_audit_clean(log: EmbeddedLog, ledger_url: str) -> None:
     """A day of swaps, refusals and repeats: entries from SQL, states from the changelog."""
     faults = FaultShares(exhausted_quota=0.1, empty_stock=0.1, duplicate=0.1)

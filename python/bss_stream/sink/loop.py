@@ -187,7 +187,9 @@ class LedgerSink:
             _log.error("records rejected: %s", _listed(written.rejects.items()))
 
     async def _drained(self, consumer: Consumer) -> bool:
-        if not self._stop.is_set() or not consumer.assignment() <= self._placed:
+        owned = consumer.assignment()
+        # With nothing owned it may have work that the group has yet to hand out.
+        if not self._stop.is_set() or not owned or not owned <= self._placed:
             return False
         lag = await consumer.lag()
         return lag.keys() == consumer.assignment() and not any(lag.values())
