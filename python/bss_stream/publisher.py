@@ -183,7 +183,11 @@ class Publisher:
     async def _is_done(self, consumer: Consumer) -> bool:
         if not self._stopping.is_set():
             return False
-        return not self._drain or not any((await consumer.lag()).values())
+        if not self._drain:
+            return True
+        lag = await consumer.lag()
+        # Nothing is known before the group has handed out the partitions.
+        return bool(lag) and not any(lag.values())
 
     async def _publish(self, appender: Appender, fetched: Sequence[Fetched]) -> bool:
         """Publish a batch and note its offsets; False when stopped before the broker took it."""

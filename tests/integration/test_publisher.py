@@ -21,12 +21,13 @@ from bss_stream.frames import (
     encode_outbox,
 )
 from bss_stream.log.embedded import EmbeddedLog
-from bss_stream.log.protocol import Chunk
+from bss_stream.log.protocol import Chunk, Log
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Received, Subscription
 from bss_stream.publisher import Publisher, PublisherSettings
 from tests.eventually import eventually
 from tests.integration.bridge_process import PARTITIONS, mqtt_settings
+from tests.integration.held_log import HeldLog
 from tests.integration.publisher_process import GROUP
 from tests.servers.mosquitto import Mosquitto, MosquittoFactory
 from tests.servers.proxy import Proxy
@@ -74,7 +75,7 @@ async def fill_numbered(log: EmbeddedLog, count: int, start: int = 0) -> None:
 
 
 @asynccontextmanager
-async def running(log: EmbeddedLog, port: int, **settings: Any) -> AsyncIterator[Publisher]:
+async def running(log: Log, port: int, **settings: Any) -> AsyncIterator[Publisher]:
     """Run a publisher; at the end it drains."""
     mqtt = mqtt_settings(port, client_id="publisher")
     publisher = Publisher(
@@ -139,6 +140,21 @@ async def letters(log: EmbeddedLog) -> list[DeadLetter]:
         async for fetched in log.replay(topics.DEAD_LETTER, partition)
         for _, value in unpack(fetched.data)
     ]
+
+
+async def test_a_drain_before_the_group_has_been_joined_publishes_what_there_is(
+    log: EmbeddedLog, broker_port: int
+) -> None:
+    await fill_numbered(log, 50)
+    held = HeldLog(log)
+    held.joining.clear()
+    async with listening(broker_port) as app:
+        async with running(held, broker_port) as publisher:
+            await eventually(lambda: publisher.client.connected)
+            publisher.stop(drain=True)
+            held.joining.set()
+        assert by_plan(await take(app, 50)) == in_order(50)
+    assert await committed(log) == 50
 
 
 @pytest.mark.mosquitto
