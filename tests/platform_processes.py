@@ -1,11 +1,25 @@
 """The platform as a user runs it: `bss-stream` commands as processes of their own."""
 
 import asyncio
+import itertools
+import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from bss_stream import topics
+from bss_stream.config import Config
+from bss_stream.frames import OutboxKind, decode_outbox, decode_signal
+from bss_stream.log.embedded import EmbeddedLog
+from bss_stream.log.protocol import ReadableLog
+from bss_stream.roles import make_log
+from bss_stream.setup import compile_setup
+from tests.eventually import eventually
+from tests.integration.databases import query
+from tests.undisturbed import Contents, check_contents, is_internal, read_log, undisturbed
 
 CLI = (sys.executable, "-c", "from bss_stream.cli import main; main()")
 """`bss-stream` of the package that the tests import."""
@@ -13,6 +27,8 @@ CLI = (sys.executable, "-c", "from bss_stream.cli import main; main()")
 READY = b"Ctrl-C drains and ends"
 READY_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 60.0
+ECHO_TIMEOUT_S = 60.0
+COPY_TIMEOUT_S = 60.0
 
 
 class PlatformProcess:
@@ -22,8 +38,9 @@ class PlatformProcess:
     """
 
     def __init__(self, config: Path, command: str, *, instance: str = "0") -> None:
+        self.name = f"{command}-{instance}"
         self._arguments = [command, "--config", str(config), "--instance", instance]
-        self._log = config.with_name(f"{command}-{instance}.log")
+        self._log = config.with_name(f"{self.name}.log")
         self._process: asyncio.subprocess.Process | None = None
 
     @property
@@ -46,6 +63,7 @@ class PlatformProcess:
                 *self._arguments,
                 stdout=log,
                 stderr=log,
+                start_new_session=True,
             )
         async with asyncio.timeout(READY_TIMEOUT_S):
             while READY not in self._log.read_bytes()[seen:]:
@@ -58,8 +76,8 @@ class PlatformProcess:
         await self.process.wait()
 
     async def end(self, how: signal.Signals = signal.SIGTERM) -> int:
-        """Ask it to drain; its exit code."""
-        self.process.send_signal(how)
+        """Ask it and its children to drain, as a terminal or an init system does; its exit code."""
+        os.killpg(self.process.pid, how)
         async with asyncio.timeout(END_TIMEOUT_S):
             return await self.process.wait()
 
@@ -94,8 +112,14 @@ port = {port}
     return file
 
 
+_prefixes = itertools.count(1)
+
+
 def servers_config(folder: Path, kafka: str, mqtt_port: int, dsn: str) -> Path:
-    """A configuration for roles on a Kafka, a broker and a PostgreSQL of their own."""
+    """A configuration for roles with topics, a broker and a database of their own.
+
+    A dead member of a group is given up after two seconds.
+    """
     (folder / "dsn").write_text(dsn)
     file = folder / "bss.toml"
     file.write_text(
@@ -106,6 +130,8 @@ backend = "kafka"
 bootstrap_servers = ["{kafka}"]
 replication_factor = 1
 min_insync_replicas = 1
+session_timeout_ms = 2000
+topic_prefix = "platform-{next(_prefixes)}."
 [mqtt]
 embedded = false
 port = {mqtt_port}
@@ -132,3 +158,71 @@ async def audit(config: Path) -> tuple[int, str]:
     output, _ = await process.communicate()
     assert process.returncode is not None
     return process.returncode, output.decode()
+
+
+Request = tuple[str, str]
+"""Plan id and correlation id."""
+
+
+async def check_log(file: Path, *, at_rest: bool = True) -> set[Request]:
+    """Each signal in the log of a stopped platform had its effect, once; the requests in it.
+
+    Everything in the log must be what one engine makes of its signals, and, if all came to its end
+    before the platform did, every request have an echo among that.
+    """
+    config = Config.load(file)
+    contents, setup = await _contents(config), compile_setup(config.load_setup())
+    now_ms = time.time_ns() // 1_000_000 if at_rest else 0
+    check_contents(
+        contents, undisturbed(contents, setup, partitions=config.partitions, now_ms=now_ms)
+    )
+    requests = _requests(contents)
+    assert requests
+    if at_rest:
+        unanswered = sorted(requests - _echoes(contents))
+        assert not unanswered, f"{len(unanswered)} requests without an echo: {unanswered[:10]}"
+    return requests
+
+
+async def all_echoed(file: Path) -> None:
+    """Wait until every request in a log has its echo there; some need ARM's silence to be over."""
+    config = Config.load(file)
+    async with asyncio.timeout(ECHO_TIMEOUT_S):
+        contents = await _contents(config)
+        while not _requests(contents) <= _echoes(contents):
+            await asyncio.sleep(0.5)
+            contents = await _contents(config)
+
+
+async def all_copied(file: Path) -> None:
+    """Wait until the ledger database has as many entries as the log's ledgers."""
+    config = Config.load(file)
+    contents = await _contents(config)
+    entries = sum(len(contents[topic]) for topic in topics.LEDGERS)
+    await eventually(lambda: _entries_in(config) == entries, COPY_TIMEOUT_S)
+
+
+def _entries_in(config: Config) -> int:
+    ((count,),) = query(config.ledger_url().reveal(), "SELECT count(*) FROM ledger_entries")
+    assert isinstance(count, int)
+    return count
+
+
+async def _contents(config: Config) -> Contents:
+    embedded = config.log.backend == "embedded"
+    log: ReadableLog = EmbeddedLog.read_only(config.log_directory) if embedded else make_log(config)
+    await log.open()
+    try:
+        return await read_log(log)
+    finally:
+        await log.close()
+
+
+def _requests(contents: Contents) -> set[Request]:
+    external = [record for record in contents[topics.SIGNALS_PLAN] if not is_internal(record.value)]
+    return {(r.key.decode(), decode_signal(r.value).correlation) for r in external}
+
+
+def _echoes(contents: Contents) -> set[Request]:
+    messages = [(r.key.decode(), decode_outbox(r.value)) for r in contents[topics.OUTBOX]]
+    return {(key, m.correlation) for key, m in messages if m.kind is OutboxKind.ECHO}
