@@ -97,6 +97,9 @@ impl<'a> Writer<'a> {
     }
 }
 
+/// Bytes of the longest integer.
+const UINT_BYTES_MAX: usize = 10;
+
 /// Reads state bytes.
 #[derive(Debug)]
 pub struct Decode<'a> {
@@ -135,18 +138,31 @@ impl<'a> Decode<'a> {
     ///
     /// # Errors
     /// [`StateError::Truncated`], or [`StateError::Invalid`] beyond 64 bits.
+    #[inline]
     pub fn uint(&mut self) -> Result<u64, StateError> {
+        // Most are small.
+        if let [byte @ 0..0x80, rest @ ..] = self.bytes {
+            self.bytes = rest;
+            return Ok(u64::from(*byte));
+        }
+        self.long_uint()
+    }
+
+    fn long_uint(&mut self) -> Result<u64, StateError> {
         let mut value = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
+        for (at, byte) in self.bytes.iter().enumerate().take(UINT_BYTES_MAX) {
             let bits = u64::from(byte & 0x7f);
-            if shift == 63 && bits > 1 {
+            if at + 1 == UINT_BYTES_MAX && bits > 1 {
                 break;
             }
-            value |= bits << shift;
+            value |= bits << (7 * at);
             if byte & 0x80 == 0 {
+                self.bytes = &self.bytes[at + 1..];
                 return Ok(value);
             }
+        }
+        if self.bytes.len() < UINT_BYTES_MAX {
+            return Err(StateError::Truncated);
         }
         Err(StateError::Invalid(
             "an integer has more than 64 bits".into(),
@@ -157,6 +173,7 @@ impl<'a> Decode<'a> {
     ///
     /// # Errors
     /// As [`Self::uint`].
+    #[inline]
     pub fn int(&mut self) -> Result<i64, StateError> {
         let value = self.uint()?;
         Ok((value >> 1).cast_signed() ^ -(value & 1).cast_signed())

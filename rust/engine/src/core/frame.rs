@@ -22,20 +22,16 @@ pub struct SignalFrame<'a> {
 /// Takes a signal frame apart; `None` if it does not follow the layout of version 1.
 #[must_use]
 pub fn parse_signal(value: &[u8]) -> Option<SignalFrame<'_>> {
-    // One pass over the header's bytes finds its end and where its fields part.
+    // The header's end, and where its fields part.
     let mut tabs = [0; 4];
     let mut found = 0;
-    let mut end = 0;
-    loop {
-        match value.get(end)? {
-            b'\n' => break,
-            b'\t' => {
-                *tabs.get_mut(found)? = end;
-                found += 1;
-            }
-            _ => {}
+    let mut end = control_from(value, 0)?;
+    while value[end] != b'\n' {
+        if value[end] == b'\t' {
+            *tabs.get_mut(found)? = end;
+            found += 1;
         }
-        end += 1;
+        end = control_from(value, end + 1)?;
     }
     let header = std::str::from_utf8(&value[..end]).ok()?;
     if found != tabs.len() || &header[..tabs[0]] != "1" {
@@ -48,6 +44,22 @@ pub fn parse_signal(value: &[u8]) -> Option<SignalFrame<'_>> {
         source: &header[tabs[3] + 1..],
         payload: &value[end + 1..],
     })
+}
+
+/// Where the first control character from `start` on lies.
+fn control_from(value: &[u8], start: usize) -> Option<usize> {
+    let mut at = start;
+    while let Some(word) = value[at..].first_chunk() {
+        // A byte below 0x20 borrows from its top bit when 0x20 is taken off it.
+        let word = u64::from_le_bytes(*word);
+        let found = word.wrapping_sub(0x2020_2020_2020_2020) & !word & 0x8080_8080_8080_8080;
+        if found != 0 {
+            return Some(at + found.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    let rest = value[at..].iter().position(|byte| *byte < 0x20)?;
+    Some(at + rest)
 }
 
 fn text(out: &mut Vec<u8>, field: &str) {

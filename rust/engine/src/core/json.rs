@@ -354,16 +354,37 @@ impl<'a> Reader<'a> {
 /// How many bytes from the start stand for themselves in a JSON string: no quote, no backslash, no
 /// control character.
 fn plain_len(bytes: &[u8]) -> usize {
-    let (words, _) = bytes.as_chunks::<8>();
-    let whole = words.iter().take_while(|word| is_plain(**word)).count() * 8;
-    let rest = &bytes[whole..];
-    let special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
-    whole + rest.iter().position(special).unwrap_or(rest.len())
+    let mut at = 0;
+    while let Some(word) = bytes[at..].first_chunk() {
+        let found = special_in(*word);
+        if found != 0 {
+            return at + first_byte(found);
+        }
+        at += 8;
+    }
+    match bytes.last_chunk() {
+        // The last word overlaps what is known to be plain.
+        Some(word) if at < bytes.len() => {
+            let found = special_in(*word);
+            let last = bytes.len() - 8;
+            if found == 0 {
+                bytes.len()
+            } else {
+                last + first_byte(found)
+            }
+        }
+        Some(_) => at,
+        None => {
+            let is_special = |byte: &u8| *byte < 0x20 || *byte == b'"' || *byte == b'\\';
+            bytes.iter().position(is_special).unwrap_or(bytes.len())
+        }
+    }
 }
 
-/// Whether eight bytes are all plain, found out at once: a byte that equals or lies below a bound
-/// borrows from its top bit when the bound is taken off it.
-fn is_plain(word: [u8; 8]) -> bool {
+/// The top bit of every byte that is special, found out for eight bytes at once: a byte that equals
+/// or lies below a bound borrows from its top bit when the bound is taken off it. Behind the first
+/// one found there may be false ones.
+fn special_in(word: [u8; 8]) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
     const TOPS: u64 = 0x8080_8080_8080_8080;
     let word = u64::from_le_bytes(word);
@@ -371,7 +392,30 @@ fn is_plain(word: [u8; 8]) -> bool {
     let control = word.wrapping_sub(ONES * 0x20) & !word;
     let quote = zero_in(word ^ (ONES * b'"' as u64));
     let backslash = zero_in(word ^ (ONES * b'\\' as u64));
-    (control | quote | backslash) & TOPS == 0
+    (control | quote | backslash) & TOPS
+}
+
+fn first_byte(found: u64) -> usize {
+    found.trailing_zeros() as usize / 8
+}
+
+/// Whether every byte stands for itself in a JSON string.
+fn is_plain(bytes: &[u8]) -> bool {
+    // Blocks of a known size, and no way out of them: the compiler compares all bytes at once. The
+    // last block overlaps the one before.
+    let all = |block: &[u8; 16]| {
+        let special = |byte: u8| byte < 0x20 || byte == b'"' || byte == b'\\';
+        !block
+            .iter()
+            .fold(false, |found, byte| found | special(*byte))
+    };
+    if let Some(last) = bytes.last_chunk() {
+        bytes.as_chunks().0.iter().all(all) && all(last)
+    } else if let (Some(first), Some(last)) = (bytes.first_chunk::<8>(), bytes.last_chunk::<8>()) {
+        special_in(*first) | special_in(*last) == 0
+    } else {
+        plain_len(bytes) == bytes.len()
+    }
 }
 
 /// Appends `text` as a JSON string, quotes included.
@@ -379,10 +423,10 @@ pub fn write_string(out: &mut Vec<u8>, text: &str) {
     let bytes = text.as_bytes();
     out.reserve(bytes.len() + 2);
     out.push(b'"');
-    let plain = plain_len(bytes);
-    out.extend_from_slice(&bytes[..plain]);
-    if plain < bytes.len() {
-        write_escaped(out, &bytes[plain..]);
+    if is_plain(bytes) {
+        out.extend_from_slice(bytes);
+    } else {
+        write_escaped(out, bytes);
     }
     out.push(b'"');
 }
@@ -426,31 +470,37 @@ pub fn write_int(out: &mut Vec<u8>, value: i64) {
 }
 
 /// Appends an unsigned whole number.
-pub fn write_digits(out: &mut Vec<u8>, mut value: u64) {
+pub fn write_digits(out: &mut Vec<u8>, value: u64) {
+    const EIGHT: u64 = 100_000_000;
     if value < 10 {
-        out.push(digit(value));
-        return;
+        out.push(ASCII_ZEROS.to_le_bytes()[0] | value.to_le_bytes()[0]);
+    } else if value < EIGHT {
+        let digits = eight_digits(value);
+        // The first digit lies lowest.
+        let zeros = digits.trailing_zeros() / 8;
+        let end = out.len() + 8 - zeros as usize;
+        let text = (digits | ASCII_ZEROS) >> (8 * zeros);
+        out.extend_from_slice(&text.to_le_bytes());
+        out.truncate(end);
+    } else {
+        write_digits(out, value / EIGHT);
+        let text = eight_digits(value % EIGHT) | ASCII_ZEROS;
+        out.extend_from_slice(&text.to_le_bytes());
     }
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    while value >= 10 {
-        start -= 2;
-        digits[start + 1] = digit(value % 10);
-        digits[start] = digit(value / 10 % 10);
-        value /= 100;
-    }
-    if value > 0 {
-        start -= 1;
-        digits[start] = digit(value);
-    }
-    out.extend_from_slice(&digits[start..]);
 }
 
-fn digit(value: u64) -> u8 {
-    // A decimal digit always fits a byte.
-    #[allow(clippy::cast_possible_truncation)]
-    let digit = value as u8;
-    b'0' + digit
+const ASCII_ZEROS: u64 = 0x3030_3030_3030_3030;
+
+/// The eight decimal digits of a number below 10^8, one a byte, the first lowest: halves are taken
+/// apart side by side in one register.
+fn eight_digits(value: u64) -> u64 {
+    let fours = value / 10_000 | (value % 10_000) << 32;
+    // x * 10486 >> 20 is x / 100 for every x below 10^4.
+    let hundreds = ((fours * 10_486) >> 20) & 0x0000_007f_0000_007f;
+    let twos = hundreds | (fours - 100 * hundreds) << 16;
+    // x * 103 >> 10 is x / 10 for every x below 100.
+    let tens = ((twos * 103) >> 10) & 0x000f_000f_000f_000f;
+    tens | (twos - 10 * tens) << 8
 }
 
 #[cfg(test)]
@@ -481,7 +531,25 @@ mod tests {
         })
     }
 
+    #[test]
+    fn every_digit_of_four_is_right() {
+        for value in 0..10_000_u64 {
+            let mut out = Vec::new();
+            write_digits(&mut out, value * 10_000 + value);
+            write_digits(&mut out, value);
+            let want = format!("{}{value}", value * 10_000 + value);
+            assert_eq!(out, want.as_bytes());
+        }
+    }
+
     proptest! {
+        #[test]
+        fn whole_numbers_are_written_as_they_read(value: u64, shift in 0u32..64) {
+            let mut out = Vec::new();
+            write_digits(&mut out, value >> shift);
+            prop_assert_eq!(out, (value >> shift).to_string().into_bytes());
+        }
+
         #[test]
         fn reads_what_serde_json_writes(value in json()) {
             prop_assert_eq!(accepts(&value.to_string()), Ok(()));
