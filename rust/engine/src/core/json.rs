@@ -494,13 +494,13 @@ const ASCII_ZEROS: u64 = 0x3030_3030_3030_3030;
 /// The eight decimal digits of a number below 10^8, one a byte, the first lowest: halves are taken
 /// apart side by side in one register.
 fn eight_digits(value: u64) -> u64 {
-    let fours = value / 10_000 | (value % 10_000) << 32;
+    let fours = (value / 10_000) | ((value % 10_000) << 32);
     // x * 10486 >> 20 is x / 100 for every x below 10^4.
     let hundreds = ((fours * 10_486) >> 20) & 0x0000_007f_0000_007f;
-    let twos = hundreds | (fours - 100 * hundreds) << 16;
+    let twos = hundreds | ((fours - 100 * hundreds) << 16);
     // x * 103 >> 10 is x / 10 for every x below 100.
     let tens = ((twos * 103) >> 10) & 0x000f_000f_000f_000f;
-    tens | (twos - 10 * tens) << 8
+    tens | ((twos - 10 * tens) << 8)
 }
 
 #[cfg(test)]
