@@ -31,13 +31,22 @@ def run(benchmark: BenchmarkFixture, calls: Iterator[Call]) -> None:
 @pytest.mark.benchmark(group="1,000 raw signals, 100,000 plans")
 @pytest.mark.parametrize("how", [engine_calls, baseline_calls])
 def test_signals(
-    benchmark: BenchmarkFixture, city: Recording, how: Callable[[Recording], Iterator[Call]]
+    benchmark: BenchmarkFixture, city: Recording, how: Callable[..., Iterator[Call]]
 ) -> None:
     benchmark.extra_info["records"] = BATCH_RECORDS
-    run(benchmark, how(city))
+    run(benchmark, how(city, city.traffic))
+
+
+@pytest.mark.benchmark(group="1,000 records with all that follow, 100,000 plans")
+@pytest.mark.parametrize("how", [engine_calls, baseline_calls])
+def test_everything(
+    benchmark: BenchmarkFixture, city: Recording, how: Callable[..., Iterator[Call]]
+) -> None:
+    benchmark.extra_info["records"] = BATCH_RECORDS
+    run(benchmark, how(city, city.everything))
 
 
 @pytest.mark.benchmark(group="two shards, 100,000 plans")
 @pytest.mark.parametrize("threads", [1, 2])
 def test_two_shards(benchmark: BenchmarkFixture, two_shards: Recording, threads: int) -> None:
-    run(benchmark, engine_calls(two_shards, threads=threads))
+    run(benchmark, engine_calls(two_shards, two_shards.traffic, threads=threads))
