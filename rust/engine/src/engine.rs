@@ -251,7 +251,7 @@ impl Engine {
     /// `now_ms`, in the shards that the inputs name and in those of `tick`.
     ///
     /// `now_ms` must not lie beyond the receipt of a record not yet applied: then the same
-    /// records give the same bytes whatever the batches.
+    /// records give each entity the same bytes whatever the batches.
     ///
     /// # Errors
     /// [`EngineError`] before any record is applied.
