@@ -27,7 +27,7 @@ CLI = (sys.executable, "-c", "from bss_stream.cli import main; main()")
 READY = b"Ctrl-C drains and ends"
 READY_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 60.0
-ECHO_TIMEOUT_S = 60.0
+REST_TIMEOUT_S = 60.0
 COPY_TIMEOUT_S = 60.0
 
 
@@ -165,10 +165,10 @@ Request = tuple[str, str]
 
 
 async def check_log(file: Path, *, at_rest: bool = True) -> set[Request]:
-    """Each signal in the log of a stopped platform had its effect, once; the requests in it.
+    """Each signal in a platform's log had its effect, once; the requests in it.
 
     Everything in the log must be what one engine makes of its signals, and, if all came to its end
-    before the platform did, every request have an echo among that.
+    (before the platform did), every request have an echo among that.
     """
     config = Config.load(file)
     contents, setup = await _contents(config), compile_setup(config.load_setup())
@@ -184,14 +184,22 @@ async def check_log(file: Path, *, at_rest: bool = True) -> set[Request]:
     return requests
 
 
-async def all_echoed(file: Path) -> None:
-    """Wait until every request in a log has its echo there; some need ARM's silence to be over."""
-    config = Config.load(file)
-    async with asyncio.timeout(ECHO_TIMEOUT_S):
-        contents = await _contents(config)
-        while not _requests(contents) <= _echoes(contents):
-            await asyncio.sleep(0.5)
-            contents = await _contents(config)
+async def come_to_rest(file: Path) -> None:
+    """Wait until a platform that runs has nothing left to decide, or fail with what is missing.
+
+    Beyond the last echo there may be batteries to write down; and where ARM was not heard, time
+    has to pass.
+    """
+    give_up_s = time.monotonic() + REST_TIMEOUT_S
+    while True:
+        try:
+            await check_log(file)
+        except AssertionError:
+            if time.monotonic() > give_up_s:
+                raise
+        else:
+            return
+        await asyncio.sleep(0.2)
 
 
 async def all_copied(file: Path) -> None:

@@ -21,9 +21,9 @@ from tests.observer import Observer
 from tests.platform_processes import (
     PlatformProcess,
     all_copied,
-    all_echoed,
     audit,
     check_log,
+    come_to_rest,
     embedded_config,
     servers_config,
 )
@@ -90,7 +90,7 @@ async def test_the_whole_platform_on_the_embedded_log(tmp_path: Path, random: Ra
         # The embedded broker keeps messages in memory, so echoes on their way are lost with it, and
         # ARM's answers: the platform asks again after ten seconds.
         assert snapshot.unexpected == (), snapshot.samples
-        await all_echoed(config)
+        await come_to_rest(config)
         assert await platform.end() == 0, platform.log
     code, output = await audit(config)
     assert code == 0, output
@@ -119,6 +119,7 @@ async def test_each_role_on_real_servers(
         assert snapshot.unexpected == (), snapshot.samples
         assert (snapshot.timeouts, snapshot.plans.busy) == (0, 0), "requests without an echo"
         await observer.all_answered()
+        await come_to_rest(config)
         # Its group gives the last sink up only after a while.
         await all_copied(config)
         for role in reversed(roles):

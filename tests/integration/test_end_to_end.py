@@ -25,6 +25,7 @@ from tests.platform_processes import (
     PlatformProcess,
     audit,
     check_log,
+    come_to_rest,
     embedded_config,
     servers_config,
 )
@@ -164,6 +165,7 @@ async def test_each_role_on_its_own_on_real_servers(
         snapshot = await ride(mosquitto.port, "k1", seconds=8, rate=30)
         check(snapshot)
         await observer.all_answered()
+        await come_to_rest(config)
         # All at once, as a supervisor does.
         everyone = (*bridges, *processors, *others)
         codes = await asyncio.gather(*(process.end() for process in everyone))
