@@ -11,7 +11,8 @@ use std::cell::Cell;
 use std::hint::black_box;
 
 const V1: &str = include_str!("../../../python/bss_stream/models/bss-fsm-v1.json");
-const ASSET_FLOW: &str = include_str!("../../../python/bss_stream/models/bss-fsm-asset-flow.json");
+const ASSET_LIFE: &str = include_str!("../../../python/bss_stream/models/bss-fsm-asset-life.json");
+const SESSION: &str = include_str!("../../../python/bss_stream/models/bss-fsm-swap-session.json");
 const START_MS: i64 = 1_795_500_000_000;
 const PLANS: usize = 10_000;
 const BATCH: usize = 1_000;
@@ -37,12 +38,14 @@ fn setup() -> Vec<u8> {
         "market_id": "Bench", "currency": "KES", "currency_digits": 2, "infinite_wire": 100_000_000,
         "zone": {"offsets": [[null, 10_800]]},
         "allocation": {"answer_timeout_ms": 10_000, "attempts_max": 2},
+        "inventory": {"low_threshold": 3},
         "services": [
             service(ids[0], 0, None, "none"), service(ids[1], 0, Some("fleet"), "none"),
             service(ids[2], 3, None, "energy"), service(ids[3], 0, None, "swap"),
         ],
         "fleets": [{"fleet_id": "fleet"}],
-        "locations": [{"location_id": "station-001", "stock": {"fleet": 20}}],
+        "locations": [{"location_id": "station-001", "stock": {"fleet": 20},
+            "capacity": {"fleet": 40}}],
         "bundles": [{"bundle_id": "bundle", "name": "Bundle", "services": ids}],
         "tiers": [{"tier": "BASIC", "quota_multiplier": [1, 1]}],
         "templates": [{
@@ -60,7 +63,7 @@ fn setup() -> Vec<u8> {
         "skew_past_ms": 86_400_000});
     // Models and markets are taken apart in place, so the document is written whole.
     format!(
-        "{{\"version\":1,\"limits\":{limits},\"models\":[{V1},{ASSET_FLOW}],\"markets\":[{market}]}}"
+        "{{\"version\":1,\"limits\":{limits},\"models\":[{V1},{ASSET_LIFE},{SESSION}],\"markets\":[{market}]}}"
     )
     .into_bytes()
 }
