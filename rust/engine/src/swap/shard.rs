@@ -630,7 +630,8 @@ impl Arrival<'_> {
         envelope: &Envelope<'_>,
     ) -> Reason {
         let mut turn = self.turn(setup, lanes, envelope);
-        let reason = apply_to_plan(&mut turn, plan, before, self.event, request);
+        let is_replay = self.frame.is_replay();
+        let reason = apply_to_plan(&mut turn, plan, before, self.event, request, is_replay);
         plan.clock_ms = plan.clock_ms.max(self.frame.received_ms);
         plan.applied = self.origin.offset;
         reason
@@ -764,16 +765,22 @@ fn is_deduplicated(event: Event) -> bool {
 
 /// Applies one signal to a plan, all or not at all; `before` is the state that it goes back to, if
 /// it has one.
+///
+/// A replay of what was refused is judged anew: the refusal has left nothing but its memory.
 fn apply_to_plan(
     turn: &mut Turn<'_>,
     plan: &mut Plan,
     before: Option<&[u8]>,
     event: Event,
     request: &Request<'_>,
+    is_replay: bool,
 ) -> Reason {
     let deduplicated = is_deduplicated(event);
     let id = signal_id(&[event.dedupe_name(), turn.correlation_id]);
-    if deduplicated && let Some(first) = plan.window.outcome(id).and_then(Reason::from_index) {
+    if deduplicated
+        && let Some(first) = plan.window.outcome(id).and_then(Reason::from_index)
+        && !(is_replay && first.is_refusal())
+    {
         turn.repeat(event, first);
         return if first == Reason::InProgress {
             first
