@@ -1,10 +1,13 @@
 //! The swap domain: the one module that knows batteries, plans and stations.
 
 pub mod account;
+pub mod apply;
+pub mod arrival;
 pub mod asset;
 pub mod describe;
 pub mod echo;
 pub mod event;
+pub mod outcome;
 pub mod plan;
 pub mod reason;
 pub mod request;
