@@ -5,7 +5,6 @@ routed becomes a dead letter, and is acknowledged like everything that the log h
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -20,7 +19,7 @@ from bss_stream.frames import DeadLetter, Signal, encode_dead_letter, encode_sig
 from bss_stream.log.protocol import Appender, Chunk, Log
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import MqttSettings, Received
-from bss_stream.stopping import unless_stopped
+from bss_stream.stopping import done_unless_stopped, pause
 from bss_stream.topic_table import CLEAN_ID, TopicTable
 
 __all__ = ["Bridge", "BridgeCounters", "BridgeSettings"]
@@ -111,17 +110,14 @@ class Bridge:
         """Append what comes until stopped. Raises MqttError when the client fails for good."""
         appender = await self._log.appender()
         try:
-            if await unless_stopped(self._connect(), self._stopping):
+            connecting = self.client.connect(patience_s=self._settings.connect_patience_s)
+            if await done_unless_stopped(connecting, self._stopping):
                 await self._work(appender)
         finally:
             try:
                 await self.client.close()
             finally:
                 await appender.close()
-
-    async def _connect(self) -> bool:
-        await self.client.connect(patience_s=self._settings.connect_patience_s)
-        return True
 
     async def _work(self, appender: Appender) -> None:
         # Side by side: in a session that was kept, rumqttd answers a SUBSCRIBE only once some of
@@ -175,8 +171,7 @@ class Bridge:
             if self._stopping.is_set():
                 logger.warning("stopped with messages that the log has not taken")
                 return False
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause_s)
+            await pause(pause_s, self._stopping)
             pause_s = min(pause_s * 2, BACKOFF_MAX_S)
 
     def _chunks(self, batch: Sequence[Received], refused: Counter[str]) -> list[Chunk]:
