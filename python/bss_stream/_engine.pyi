@@ -7,6 +7,7 @@ __all__ = [
     "Engine",
     "Output",
     "OutputChunk",
+    "Router",
     "check_model",
     "last_received_ms",
     "pack",
@@ -36,6 +37,27 @@ def reasons() -> list[tuple[str, str, str | None, bool]]:
 
 def topic_names() -> list[str]:
     """The topics of the log that the engine reads and writes."""
+
+@final
+class Router:
+    """The compiled topic table."""
+
+    def __new__(cls, rows: Sequence[tuple[str, str, str, str | None, str | None]]) -> Self:
+        """Compile rows: filter, event, entity, and the name of the topic's segment or of the
+        payload's field that has the key. Raises ValueError for one without a key."""
+
+    def route(self, topic: str, payload: bytes) -> tuple[str, str, str | None] | None:
+        """Event, topic of the log and key of a message; None if no row matches."""
+
+    def pack(
+        self,
+        messages: Sequence[tuple[str, bytes, bytes | None]],
+        partitions: int,
+        received_ms: int,
+        payload_bytes_max: int,
+    ) -> tuple[list[tuple[str, int, int, bytes]], list[tuple[int, str, str | None]]]:
+        """Messages (topic, payload, correlation data) as chunks of signal records (topic,
+        partition, records, data), and those that are none (position, reason, key)."""
 
 @final
 class OutputChunk:

@@ -11,6 +11,7 @@ pub mod outcome;
 pub mod plan;
 pub mod reason;
 pub mod request;
+pub mod router;
 pub mod rules;
 pub mod setup;
 pub mod shard;
