@@ -74,13 +74,13 @@ fn apply(
 ) -> Reason {
     let deduplicated = is_deduplicated(event);
     let id = signal_id(&[event.dedupe_name(), turn.correlation_id]);
+    if deduplicated && plan.is_deciding(event, turn.correlation_id) {
+        // The one echo to come answers the repeat as well.
+        return Reason::InProgress;
+    }
     if deduplicated && let Some(first) = plan.window.outcome(id).and_then(Reason::from_index) {
         turn.repeat(event, first);
-        return if first == Reason::InProgress {
-            first
-        } else {
-            Reason::Duplicate
-        };
+        return Reason::Duplicate;
     }
     let mark = turn.lanes.out.mark();
     let reason = match rule(&mut PlanTurn::new(turn, plan), plan, event, request) {
