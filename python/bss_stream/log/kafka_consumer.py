@@ -28,6 +28,7 @@ from bss_stream.log.kafka_client import (
     RECORD_BYTES_MAX,
     STOP_TIMEOUT_S,
     KafkaOptions,
+    quietly,
     translated,
     within,
 )
@@ -69,19 +70,15 @@ def _consumer(options: KafkaOptions, role: str, **settings: Any) -> Any:
 
 async def _stop(consumer: Any) -> None:
     """Leave the group and disconnect, also when aiokafka waits for a group that does not answer."""
-    if await within(STOP_TIMEOUT_S, _quietly(consumer.stop())):
+    if await within(STOP_TIMEOUT_S, quietly(consumer.stop())):
         return
     if consumer._coordinator is not None:
         task = getattr(consumer._coordinator, "_coordination_task", None)
         if task is not None:
             task.cancel()
     if consumer._fetcher is not None:
-        await within(STOP_TIMEOUT_S, _quietly(consumer._fetcher.close()))
-    await within(STOP_TIMEOUT_S, _quietly(consumer._client.close()))
-
-
-async def _quietly(stopping: Any) -> None:
-    await asyncio.gather(stopping, return_exceptions=True)
+        await within(STOP_TIMEOUT_S, quietly(consumer._fetcher.close()))
+    await within(STOP_TIMEOUT_S, quietly(consumer._client.close()))
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
