@@ -1,7 +1,7 @@
 //! `bss_stream._engine`: the binding of `bss-engine`. It converts between Python and bytes and
 //! holds no rule of its own.
 
-use bss_engine::core::{chunk, frame, partition};
+use bss_engine::core::{chunk, frame, partition, record_batch};
 use bss_engine::engine::{self, EngineError, Input};
 use bss_engine::swap::{reason, router, topics, vocabulary};
 use pyo3::exceptions::PyValueError;
@@ -40,6 +40,70 @@ fn unpack<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyList>> {
         list.append((PyBytes::new(py, key), value.map(|v| PyBytes::new(py, v))))?;
     }
     Ok(list)
+}
+
+/// How many records a chunk has, and how many bytes the key and value of the largest.
+#[pyfunction]
+fn measure(data: &[u8]) -> PyResult<(usize, usize)> {
+    let (mut records, mut largest) = (0, 0);
+    for record in chunk::Records::new(data) {
+        let (key, value) = record.map_err(|e| PyValueError::new_err(e.to_string()))?;
+        records += 1;
+        largest = largest.max(key.len() + value.map_or(0, <[u8]>::len));
+    }
+    Ok((records, largest))
+}
+
+/// A chunk's records as Kafka record batches: how many records each has, and its bytes.
+#[pyfunction]
+#[pyo3(signature = (data, *, producer, base_sequence, transactional, timestamp_ms, bytes_max))]
+fn write_batches<'py>(
+    py: Python<'py>,
+    data: PyBackedBytes,
+    producer: (i64, i16),
+    base_sequence: i32,
+    transactional: bool,
+    timestamp_ms: i64,
+    bytes_max: usize,
+) -> PyResult<Vec<(u32, Bound<'py, PyBytes>)>> {
+    let writer = record_batch::Writer {
+        producer_id: producer.0,
+        producer_epoch: producer.1,
+        base_sequence,
+        transactional,
+        timestamp_ms,
+    };
+    let batches = py
+        .detach(|| record_batch::write(&data, writer, bytes_max))
+        .map_err(|e| PyValueError::new_err(e.to_string()))?;
+    Ok(batches
+        .into_iter()
+        .map(|batch| (batch.records, PyBytes::new(py, &batch.data)))
+        .collect())
+}
+
+/// The sequence number behind so many records.
+#[pyfunction]
+fn sequence_after(base_sequence: i32, records: u32) -> i32 {
+    record_batch::sequence_after(base_sequence, records)
+}
+
+/// The committed records in a response: their offsets, their chunk, where reading goes on.
+#[pyfunction]
+fn read_batches<'py>(
+    py: Python<'py>,
+    data: PyBackedBytes,
+    aborted: Vec<record_batch::Aborted>,
+    from_offset: i64,
+) -> PyResult<(Vec<i64>, Bound<'py, PyBytes>, i64)> {
+    let found = py
+        .detach(|| record_batch::read(&data, &aborted, from_offset))
+        .map_err(|e| PyValueError::new_err(e.to_string()))?;
+    Ok((
+        found.offsets,
+        PyBytes::new(py, &found.data),
+        found.next_offset,
+    ))
 }
 
 /// The partition of a key, as Kafka's default partitioner places it.
@@ -347,6 +411,10 @@ impl Engine {
 fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(pack, m)?)?;
     m.add_function(wrap_pyfunction!(unpack, m)?)?;
+    m.add_function(wrap_pyfunction!(measure, m)?)?;
+    m.add_function(wrap_pyfunction!(write_batches, m)?)?;
+    m.add_function(wrap_pyfunction!(sequence_after, m)?)?;
+    m.add_function(wrap_pyfunction!(read_batches, m)?)?;
     m.add_function(wrap_pyfunction!(partition_for, m)?)?;
     m.add_function(wrap_pyfunction!(last_received_ms, m)?)?;
     m.add_function(wrap_pyfunction!(check_model, m)?)?;
