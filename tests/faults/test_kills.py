@@ -24,6 +24,9 @@ from tests.platform_processes import (
 from tests.servers.mosquitto import MosquittoFactory
 from tests.servers.ports import free_port
 
+ASK_AGAIN_MS = 30_000
+"""As clients in the field do."""
+
 KILLS = int(os.environ.get("FAULT_KILLS", "10"))
 
 
@@ -38,7 +41,10 @@ def random() -> Random:
 async def test_the_whole_platform_on_the_embedded_log(tmp_path: Path, random: Random) -> None:
     port = free_port()
     config = embedded_config(tmp_path, port)
-    async with PlatformProcess(config, "run") as platform, riding(port, "f1") as ride:
+    async with (
+        PlatformProcess(config, "run") as platform,
+        riding(port, "f1", answer_timeout_ms=ASK_AGAIN_MS) as ride,
+    ):
         await ride.swaps(30)
         for _ in range(2):
             await platform.kill()

@@ -118,6 +118,8 @@ def test_a_repeat_is_like_what_it_repeats() -> None:
     again = (request, topic, echo("duplicate", success=True, first="ok"))
     waiting = (request, topic, echo("in_progress", success=False, first="in_progress"))
     check_alike([ok, again, waiting, ok])
+    gave_up = (request, topic, echo("allocation_timed_out", success=False))
+    check_alike([gave_up, ok])
     other = (request, topic, echo("duplicate", success=False, first="rate_limited"))
     with pytest.raises(AssertionError, match="told different things"):
         check_alike([ok, other])
