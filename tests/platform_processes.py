@@ -85,6 +85,14 @@ class PlatformProcess:
         self.process.kill()
         await self.process.wait()
 
+    def freeze(self) -> None:
+        """Let it do nothing, with its connections open (SIGSTOP)."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on, as if no time had passed."""
+        self.process.send_signal(signal.SIGCONT)
+
     async def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Ask it and its children to drain, as a terminal or an init system does; its exit code."""
         os.killpg(self.process.pid, how)
