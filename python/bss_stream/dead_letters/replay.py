@@ -212,15 +212,11 @@ def judge(letter: Letter, rules: Rules, partitions: int) -> Verdict:
 
 
 def _target(letter: Letter, signal: Signal, table: TopicTable, partitions: int) -> Target | None:
-    found = table.match(letter.mqtt_topic)
-    if found is None:
+    routed = table.route(letter.mqtt_topic, signal.payload)
+    if routed is None or routed.key is None or not CLEAN_ID.fullmatch(routed.key):
         return None
-    route, segments = found
-    key = route.key_of(segments, signal.payload)
-    if key is None or not CLEAN_ID.fullmatch(key):
-        return None
-    name = key.encode()
-    return Target(route.log_topic, partition_for(name, partitions), name, route.event)
+    key = routed.key.encode()
+    return Target(routed.log_topic, partition_for(key, partitions), key, routed.event)
 
 
 # What has come since.
