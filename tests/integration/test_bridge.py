@@ -54,6 +54,7 @@ async def running(bridge: Bridge) -> AsyncIterator[Bridge]:
         ready.cancel()
         bridge.stop()
         await task
+        assert bridge.counters.balance() == []
 
 
 def sender(port: int) -> AbstractAsyncContextManager[MqttClient]:
