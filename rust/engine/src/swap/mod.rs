@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod asset;
+pub mod coverage;
 pub mod describe;
 pub mod echo;
 pub mod event;

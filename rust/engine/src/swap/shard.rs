@@ -1,6 +1,7 @@
 //! A shard: the entities of one partition, and the way of each record to its rule and back.
 
 use super::asset::Asset;
+use super::coverage::ending;
 use super::event::Event;
 use super::plan::Plan;
 use super::reason::{Reason, Rejection};
@@ -11,6 +12,7 @@ use super::station::Station;
 use super::topics::{self, EntityKind};
 use super::turn::{Lanes, Turn};
 use crate::core::codec::StateError;
+use crate::core::coverage::Counts;
 use crate::core::decimal;
 use crate::core::dedupe::signal_id;
 use crate::core::frame::{Origin, SignalFrame, parse_signal};
@@ -161,6 +163,12 @@ impl Shard {
         Some(self.applied[kind as usize]).filter(|offset| *offset >= 0)
     }
 
+    /// How often each place has been passed since the shard was opened.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        self.out.counts()
+    }
+
     /// When the next timer is due.
     pub fn next_due_ms(&mut self) -> Option<i64> {
         self.plans.next_due_ms()
@@ -236,12 +244,14 @@ impl Shard {
             let key = String::from_utf8_lossy(key);
             let mut turn = self.turn(setup, origin, id.unwrap_or("-"), value);
             turn.dead_letter(reason, &key);
+            self.out.pass(ending(None, reason));
             return reason;
         };
         let Some(event) = Event::find(kind, frame.event) else {
             let mut turn = self.turn(setup, origin, id, value);
             turn.recorded_ms = frame.received_ms;
             turn.dead_letter(Reason::UnknownEvent, frame.event);
+            self.out.pass(ending(None, Reason::UnknownEvent));
             return Reason::UnknownEvent;
         };
         let arrival = Arrival {
@@ -253,7 +263,8 @@ impl Shard {
             raw: value,
         };
         let limits = setup.limits;
-        match request::parse(frame.payload, limits.payload_bytes_max, limits.nesting_max) {
+        let parsed = request::parse(frame.payload, limits.payload_bytes_max, limits.nesting_max);
+        let reason = match parsed {
             Ok(request) => match arrival.envelope(setup, &request) {
                 Ok(envelope) => self.dispatch(setup, &arrival, &request, &envelope),
                 Err(rejection) => {
@@ -270,7 +281,9 @@ impl Shard {
                 }
             },
             Err(rejection) => self.refuse(setup, &arrival, frame.correlation, &rejection),
-        }
+        };
+        self.out.pass(ending(Some(event), reason));
+        reason
     }
 
     /// A turn of which nothing is known yet but the record.

@@ -207,7 +207,7 @@ impl Session {
     /// A rejected transition.
     pub fn advance(
         &mut self,
-        turn: &PlanTurn<'_, '_>,
+        turn: &mut PlanTurn<'_, '_>,
         signal: SessionSignal,
     ) -> Result<(), Rejection> {
         let model = &turn.setup.session_model;
@@ -217,6 +217,7 @@ impl Session {
             Rejection::new(Reason::RejectedTransition, detail)
         })?;
         self.state = step.next;
+        turn.turn.lanes.out.pass(step.place);
         Ok(())
     }
 }
