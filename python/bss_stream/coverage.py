@@ -118,7 +118,7 @@ def report(coverage: Coverage, topic_table: TopicTable) -> CoverageReport:
         reasons[reason] += count
         if event is not None:
             events[event] += count
-    topics = Counter({route.filter: coverage.topics[route.filter] for route in topic_table.routes})
+    topics = {filter: coverage.topics[filter] for filter in topic_table.filters}
     return CoverageReport(
         models={name: _model(coverage, name) for name in names},
         topics=_share(topics.items()),

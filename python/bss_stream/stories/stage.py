@@ -119,11 +119,10 @@ class Stage:
         return orjson.dumps({k: v for k, v in envelope.items() if k not in step.without})
 
     def _key(self, topic: str) -> str:
-        match = self.play.topic_table.match(topic)
-        if match is None:
+        routed = self.play.topic_table.route(topic, b"")
+        if routed is None:
             raise ValueError(f"topic {topic!r}: no row of the topic table matches")
-        route, segments = match
-        return route.key_of(segments, b"") or ""
+        return routed.key or ""
 
     # What must have come of it.
 
