@@ -49,8 +49,9 @@ pub fn customer_binding(
     turn.external(&mut plan.core, External::AssetIdsResolved)?;
     let energy = service_intent(turn, &plan.core, location, location_id, account)?;
     turn.external(&mut plan.core, External::IntentSignalEmitted)?;
-    let returned = returned_battery(turn, &plan.core, request, account)?;
     turn.external(&mut plan.core, External::BindingEstablished)?;
+    // Asked of the machines after W1 to W3, which a model may give a meaning.
+    let returned = returned_battery(turn, &plan.core, request, account)?;
     allocate(
         turn,
         plan,
