@@ -1,11 +1,17 @@
 """`bss-stream model coverage`: what stories exercise of the models, counted by the engine."""
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
+from bss_stream import topic_table
+from bss_stream.cli.coverage import Result
+from bss_stream.cli.coverage import play as play_all
 from bss_stream.coverage import Coverage, Share, report
 from bss_stream.stories import Stage
 from bss_stream.stories.times import rfc3339
@@ -14,6 +20,7 @@ from tests.scenarios import STORIES
 from tests.unit.test_cli import cli
 
 FOLDER = Path(__file__).parents[1] / "scenarios"
+REQUIREMENTS = Path(__file__).parents[2] / "docs" / "asset-flow.md"
 
 
 @pytest.fixture(name="few")
@@ -136,3 +143,66 @@ def test_wrong_use(tmp_path: Path) -> None:
     done = cli("model", "coverage", str(tmp_path))
     assert done.returncode == 2
     assert "has no story files" in done.stderr
+
+
+@pytest.fixture(name="all_of_them", scope="module")
+def every_story() -> Result:
+    return play_all(STORIES, topic_table.load(), floor_percent=100)
+
+
+def test_the_stories_exercise_every_transition_of_every_model(all_of_them: Result) -> None:
+    assert all_of_them.ok
+    assert len(all_of_them.report.models) == 4
+    for model in all_of_them.report.models.values():
+        assert model.transitions.missing == []
+        assert model.states.missing == []
+        assert model.signals.missing == []
+
+
+def test_and_all_else_that_a_message_can_reach(all_of_them: Result) -> None:
+    """What cannot be reached stands in docs/asset-flow.md, with the reason."""
+    found = all_of_them.report
+    assert found.topics.missing == []
+    assert found.events.missing == []
+    assert found.reasons.missing == ["unknown_event"]
+    missing = [row for model in found.models.values() for row in model.compression.missing]
+    externals = [re.sub(r".*: (\w+) to .*", r"\1", row) for row in missing]
+    assert externals == ["ASSET_IDS_RESOLVED", "BINDING_ESTABLISHED"] * 2
+
+
+@pytest.mark.parametrize(
+    ("silent", "external"),
+    [
+        (["SERVICE_ACTIVATED"], "ASSET_IDS_RESOLVED"),
+        (["SERVICE_ACTIVATED", "ASSET_IDS_RESOLVED"], "BINDING_ESTABLISHED"),
+    ],
+)
+def test_a_model_may_leave_it_to_the_check_in_to_confirm_the_deposit(
+    silent: list[str], external: str
+) -> None:
+    story = STORIES.load("self_service/first_issue_asked")
+    setup: dict[str, Any] = orjson.loads(story.setup)
+    [model] = [one for one in setup["models"] if one["model"] == "bss-fsm-v1"]
+    for row in model["compression"]:
+        if row["cycle"] == "service" and row["external"] in silent:
+            row["signals"] = []
+    story.setup = orjson.dumps(setup)
+    play = Stage(story).perform().play
+    [count] = [
+        count
+        for row, count in play.coverage.compression.items()
+        if (row.model, row.external) == ("bss-fsm-v1", external)
+    ]
+    assert count == 1
+    assert play.plan("plan-nbi-1")["service_state"] == "WAIT_BATTERY_ISSUE"
+
+
+def test_the_requirements_name_stories_and_files_that_there_are() -> None:
+    text = REQUIREMENTS.read_text(encoding="utf-8")
+    rows = [line.split("|") for line in text.splitlines() if line.startswith("| ")]
+    named = {story for row in rows for story in re.findall(r"`(\w+/\w+)`", row[3])}
+    assert len(named) > 60
+    assert named <= set(STORIES.names)
+    engine = Path(__file__).parents[2] / "rust" / "engine" / "src" / "swap"
+    files = {file for row in rows for file in re.findall(r"`([\w/]+\.rs)`", row[2])}
+    assert [file for file in sorted(files) if not (engine / file).is_file()] == []
