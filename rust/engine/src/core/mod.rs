@@ -2,6 +2,7 @@
 
 pub mod chunk;
 pub mod codec;
+pub mod coverage;
 pub mod decimal;
 pub mod dedupe;
 pub mod frame;

@@ -1,5 +1,6 @@
 //! Echoes: the answer to every request, on the topics that the contract names.
 
+use super::coverage::ending;
 use super::event::Event;
 use super::plan::Plan;
 use super::reason::{Reason, Rejection};
@@ -53,6 +54,10 @@ impl Turn<'_> {
     /// Answers a request that is refused, and keeps the record if its input is at fault.
     pub fn refuse(&mut self, event: Event, rejection: &Rejection) {
         let reason = rejection.reason;
+        if self.origin.is_none() {
+            // How a record ends is counted where it came in; a timer has none.
+            self.lanes.out.pass(ending(Some(event), reason));
+        }
         self.echo(event, false, &[reason.signal()], reason, |out| {
             text_field(out, "message", Some(reason.message()));
             if !rejection.detail.is_empty() {

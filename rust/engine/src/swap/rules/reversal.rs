@@ -166,8 +166,10 @@ fn from_plan(
         Way::Refund => turn.money_entry(core, "refund", amount, payment_id),
         Way::Reversal => {
             turn.money_entry(core, "reversal", -amount, payment_id);
-            // What paid for the period is gone: it is as if it had ended.
-            if core.has(turn.model, Cycle::Payment, Tag::Paid) {
+            // What paid for the period is gone: it is as if it had ended, even for a plan that
+            // waits for renewal only because its quota is used up.
+            let payment = core.tags(turn.model, Cycle::Payment);
+            if payment & (Tag::Paid.bit() | Tag::Grace.bit()) != 0 {
                 core.period_ended = true;
                 turn.external(core, External::SubscriptionPeriodEnded)?;
             }

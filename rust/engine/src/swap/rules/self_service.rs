@@ -49,8 +49,9 @@ pub fn customer_binding(
     turn.external(&mut plan.core, External::AssetIdsResolved)?;
     let energy = service_intent(turn, &plan.core, location, location_id, account)?;
     turn.external(&mut plan.core, External::IntentSignalEmitted)?;
-    let returned = returned_battery(turn, &plan.core, request, account)?;
     turn.external(&mut plan.core, External::BindingEstablished)?;
+    // Asked of the machines after W1 to W3, which a model may give a meaning.
+    let returned = returned_battery(turn, &plan.core, request, account)?;
     allocate(
         turn,
         plan,
@@ -208,7 +209,7 @@ impl Session {
     /// A rejected transition.
     pub fn advance(
         &mut self,
-        turn: &PlanTurn<'_, '_>,
+        turn: &mut PlanTurn<'_, '_>,
         signal: SessionSignal,
     ) -> Result<(), Rejection> {
         let model = &turn.setup.session_model;
@@ -218,6 +219,7 @@ impl Session {
             Rejection::new(Reason::RejectedTransition, detail)
         })?;
         self.state = step.next;
+        turn.turn.lanes.out.pass(step.place);
         Ok(())
     }
 }
