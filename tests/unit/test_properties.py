@@ -181,6 +181,31 @@ def test_a_restart_at_any_point_changes_nothing(history: list[Action], data: st.
     assert replayed(player.script, restarts=restarts).produced == player.play.produced
 
 
+@given(histories)
+def test_every_echo_of_a_request_tells_the_same(history: list[Action]) -> None:
+    play = Player().perform(history).play
+    told: dict[tuple[str, str], tuple[datetime, bool, str]] = {}
+    for message in play.outbox:
+        if message.kind is not OutboxKind.ECHO or "identify_customer" in message.topic:
+            continue
+        body = orjson.loads(message.payload)
+        at, data = datetime.fromisoformat(body["timestamp"]), body["data"]
+        reason = data["metadata"].get("first_reason", data["metadata"]["reason"])
+        if reason in _UNREMEMBERED:
+            continue
+        key = message.topic, body["correlation_id"]
+        before = told.setdefault(key, (at, data["success"], reason))
+        if (at - before[0]).total_seconds() <= DEDUPE_WINDOW_S:
+            assert before[1:] == (data["success"], reason), key
+            assert data["success"] or data["metadata"]["reason"] == reason
+        if "first_reason" not in data["metadata"]:
+            told[key] = at, data["success"], reason
+
+
+_UNREMEMBERED = {"unknown_plan", "malformed_json", "missing_field", "wrong_type", "invalid_utf8"}
+"""Told of what has not come as far as a plan, which alone remembers."""
+
+
 Records = list[tuple[str, bytes, bytes]]
 
 
