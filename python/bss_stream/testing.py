@@ -95,14 +95,13 @@ class Playground:
         bridge would not pass on: it is in no row of the table, or its key is no clean id.
         """
         body = payload if isinstance(payload, bytes) else orjson.dumps(payload)
-        match = self.topic_table.match(topic)
-        if match is None:
+        routed = self.topic_table.route(topic, body)
+        if routed is None:
             raise ValueError(f"topic {topic!r}: no row of the topic table matches")
-        route, segments = match
-        key = route.key_of(segments, body)
+        event, log_topic, key = routed
         if key is None or not CLEAN_ID.fullmatch(key):
             raise ValueError(f"topic {topic!r}: the key is {key!r}, expected a clean id")
-        self.signal(route.log_topic, key, route.event, body, source=topic, correlation=correlation)
+        self.signal(log_topic, key, event, body, source=topic, correlation=correlation)
 
     def signal(
         self,

@@ -85,6 +85,20 @@ async def test_an_impossible_replication_is_refused_with_the_brokers_words(kafka
         await KafkaLog(options, partitions=1).open()
 
 
+async def test_a_topic_that_is_made_anew_is_another_incarnation(
+    log: Log, options: KafkaOptions
+) -> None:
+    """Its offsets begin anew, and may come to be what those of the old one were."""
+    old = await log.extent(topics.STATE_PLAN, 0)
+    assert await log.extent(topics.STATE_PLAN, 0) == old
+    admin = AIOKafkaAdminClient(bootstrap_servers=options.bootstrap_servers)
+    await admin.start()
+    await admin.delete_topics([options.name(topics.STATE_PLAN)])
+    await admin.close()
+    await log.open()
+    assert (await log.extent(topics.STATE_PLAN, 0)).incarnation != old.incarnation
+
+
 async def test_a_broker_that_is_not_there_is_an_error() -> None:
     options = kafka_options(f"127.0.0.1:{free_port()}", "nobody")
     log = KafkaLog(options, partitions=1)

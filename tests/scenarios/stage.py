@@ -95,10 +95,9 @@ class Stage:
 
     def _key(self, step: Step) -> str:
         assert step.send is not None
-        match = self.play.topic_table.match(step.send)
-        assert match is not None, f"{step.send}: no row of the topic table matches"
-        route, segments = match
-        return route.key_of(segments, b"") or ""
+        routed = self.play.topic_table.route(step.send, b"")
+        assert routed is not None, f"{step.send}: no row of the topic table matches"
+        return routed.key or ""
 
     # What must have come of it.
 

@@ -84,6 +84,23 @@ pub fn signal_header(out: &mut Vec<u8>, event: &str, received_ms: i64) {
     out.extend_from_slice(b"\t\tengine\n");
 }
 
+/// Appends the header of a signal frame for a message from outside; the payload follows.
+pub fn external_signal_header(
+    out: &mut Vec<u8>,
+    event: &str,
+    received_ms: i64,
+    correlation: &str,
+    source: &str,
+) {
+    out.push(b'1');
+    text(out, event);
+    out.push(b'\t');
+    write_int(out, received_ms);
+    text(out, correlation);
+    text(out, source);
+    out.push(b'\n');
+}
+
 /// What kind of MQTT message an outbox record holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OutboxKind {

@@ -10,5 +10,6 @@ pub mod json;
 pub mod ledger;
 pub mod output;
 pub mod partition;
+pub mod record_batch;
 pub mod store;
 pub mod time;

@@ -65,23 +65,16 @@ impl Turn<'_> {
         }
     }
 
-    /// Answers a request that was seen before, with its first outcome.
+    /// Answers a request that was seen before, with its first outcome: a client that has missed
+    /// the first echo, or hears both, is told the same.
     pub fn repeat(&mut self, event: Event, first: Reason) {
         // What was a repeat itself had succeeded, too.
         let succeeded = matches!(first, Reason::Ok | Reason::Duplicate);
-        let reason = if first == Reason::InProgress {
-            first
-        } else {
-            Reason::Duplicate
-        };
-        let signal = if succeeded {
-            Reason::Duplicate.signal()
-        } else {
-            first.signal()
-        };
-        self.echo(event, succeeded, &[signal], reason, |out| {
+        let reason = if succeeded { Reason::Duplicate } else { first };
+        self.echo(event, succeeded, &[reason.signal()], reason, |out| {
             text_field(out, "first_reason", Some(first.code()));
             text_field(out, "message", Some(reason.message()));
+            text_field(out, "action_required", reason.action());
         });
     }
 }

@@ -1,6 +1,7 @@
 //! A customer's plan: everything the rules know of it, and its bytes in the changelog.
 
 use super::account::Account;
+use super::event::Event;
 use super::setup::{Market, Setup, Template};
 use super::vocabulary::{Condition, Cycle, Tag};
 use crate::core::codec::{Decode, StateError, Writer};
@@ -10,6 +11,10 @@ use crate::core::ledger::Chain;
 
 /// Version of the state bytes.
 const VERSION: u8 = 1;
+
+/// Why an entity's own state can be read: the shard wrote it, or has read it before, under the same
+/// set-up.
+pub const OWN_STATE: &str = "a state that the shard has written or read before";
 
 /// A self-service swap that ARM has not answered yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,6 +137,16 @@ impl Plan {
         let in_grace = self.core.grace_end_ms > 0 && !self.core.grace_enforced;
         let grace = in_grace.then_some(self.core.grace_end_ms);
         session.into_iter().chain(period).chain(grace).min()
+    }
+
+    /// Whether this is a request for the swap under way, come again. The session knows it better
+    /// than the window, which forgets when it is full.
+    #[must_use]
+    pub fn is_deciding(&self, event: Event, correlation_id: &str) -> bool {
+        event.dedupe_name() == Event::CustomerBinding.name()
+            && self.core.session.as_ref().is_some_and(|session| {
+                !session.is_replacement && *session.correlation_id == *correlation_id
+            })
     }
 }
 
@@ -342,6 +357,14 @@ impl Plan {
             self.payments.push(Payment::decode(accounts, &mut input)?);
         }
         input.end()
+    }
+
+    /// Becomes the plan with a state that the shard holds.
+    ///
+    /// # Panics
+    /// Never: see [`OWN_STATE`].
+    pub fn read_again(&mut self, setup: &Setup, state: &[u8]) {
+        self.read(setup, state).expect(OWN_STATE);
     }
 
     fn read_core(&mut self, setup: &Setup, input: &mut Decode<'_>) -> Result<(), StateError> {

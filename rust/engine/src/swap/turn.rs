@@ -4,7 +4,7 @@ use super::account::Balance;
 use super::event::Event;
 use super::reason::Reason;
 use super::setup::Setup;
-use super::topics::Topic;
+use super::topics::{self, Topic};
 use crate::core::frame::{self, Origin, OutboxKind};
 use crate::core::json::{write_digits, write_int, write_string};
 use crate::core::ledger::Chain;
@@ -15,15 +15,27 @@ use crate::core::time::write_rfc3339;
 /// Seconds after which an undelivered echo or command is worthless.
 const EXPIRY_S: u64 = 300;
 
-/// Where a turn's outputs go: one shard's lanes and the partition they belong to.
+/// Where outputs go: one shard's lanes and the partition they belong to.
 #[derive(Debug)]
-pub struct Lanes<'a> {
+pub struct Lanes {
     /// Lanes of all topics.
-    pub out: &'a mut Outputs,
+    pub out: Outputs,
     /// The shard's own partition.
     pub partition: u32,
     /// Partitions of every topic.
     pub partitions: u32,
+}
+
+impl Lanes {
+    /// Empty lanes of one partition's shard.
+    #[must_use]
+    pub fn new(partition: u32, partitions: u32) -> Self {
+        Self {
+            out: Outputs::new(topics::COUNT, partitions),
+            partition,
+            partitions,
+        }
+    }
 }
 
 /// What is known of the signal, or of the timer, that a rule is applied to.
@@ -32,7 +44,7 @@ pub struct Turn<'a> {
     /// What rules look up.
     pub setup: &'a Setup,
     /// Where outputs go.
-    pub lanes: Lanes<'a>,
+    pub lanes: &'a mut Lanes,
     /// The record, or `None` for a timer.
     pub origin: Option<Origin>,
     /// The entity.
@@ -85,6 +97,24 @@ pub struct Entry<'a> {
     pub detail: Option<&'a str>,
     /// The account before and after.
     pub change: Option<(Balance, Balance)>,
+}
+
+impl<'a> Turn<'a> {
+    /// A turn of which nothing is known yet but the entity.
+    pub fn new(setup: &'a Setup, lanes: &'a mut Lanes, entity_id: &'a str) -> Self {
+        Self {
+            setup,
+            lanes,
+            origin: None,
+            entity_id,
+            event_ms: 0,
+            recorded_ms: 0,
+            correlation_id: "",
+            raw: &[],
+            entries: 0,
+            is_kept: false,
+        }
+    }
 }
 
 impl Turn<'_> {
@@ -170,7 +200,7 @@ impl Turn<'_> {
 
     /// Begins a record, keyed by the entity, in a topic of the shard's own partition.
     fn open(&mut self, topic: Topic) -> Open {
-        let Lanes { out, partition, .. } = &mut self.lanes;
+        let Lanes { out, partition, .. } = &mut *self.lanes;
         out.open(topic as usize, *partition, self.entity_id.as_bytes())
     }
 
@@ -208,19 +238,9 @@ impl Turn<'_> {
     pub fn on_behalf_of<'b>(&'b mut self, correlation_id: &'b str) -> Turn<'b> {
         Turn {
             setup: self.setup,
-            lanes: Lanes {
-                out: self.lanes.out,
-                partition: self.lanes.partition,
-                partitions: self.lanes.partitions,
-            },
-            origin: self.origin,
-            entity_id: self.entity_id,
-            event_ms: self.event_ms,
-            recorded_ms: self.recorded_ms,
+            lanes: self.lanes,
             correlation_id,
-            raw: self.raw,
-            entries: self.entries,
-            is_kept: self.is_kept,
+            ..*self
         }
     }
 

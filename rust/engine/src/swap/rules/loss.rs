@@ -61,7 +61,7 @@ pub fn lost(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_>)
         return Ok(Reason::Duplicate);
     }
     mark_lost(turn, plan, asset_id)?;
-    notify(turn, plan, "BATTERY_LOST", asset_id);
+    notify(turn, plan, "BATTERY_LOST", asset_id, None);
     Ok(Reason::Ok)
 }
 
@@ -87,7 +87,7 @@ pub fn found(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_>
     turn.external(&mut plan.core, External::AssetFound)?;
     asset_entry(turn, plan, "asset_found", asset_id);
     give_back(plan, asset_id);
-    notify(turn, plan, "BATTERY_FOUND", asset_id);
+    notify(turn, plan, "BATTERY_FOUND", asset_id, None);
     let core = &mut plan.core;
     if core.cancel_requested && turn.takes(core, Cycle::Service, Fundamental::ServiceCancelled) {
         turn.external(core, External::CancellationConfirmed)?;
@@ -130,7 +130,7 @@ pub fn damaged(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'
     let Some(account) = plan.core.holder_of(asset_id) else {
         return Ok(Reason::Duplicate);
     };
-    notify(turn, plan, "BATTERY_DAMAGED", asset_id);
+    notify(turn, plan, "BATTERY_DAMAGED", asset_id, None);
     let location = request
         .location_id
         .as_deref()
@@ -218,7 +218,13 @@ fn asset_entry(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, kind: &'static str,
 }
 
 /// Tells the customer of something that nobody asked about.
-fn notify(turn: &mut PlanTurn<'_, '_>, plan: &Plan, signal: &str, asset_id: &str) {
+pub fn notify(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &Plan,
+    signal: &str,
+    asset_id: &str,
+    location_id: Option<&str>,
+) {
     let topic = format!("emit/abs/bss/plan/{}/notification", turn.turn.entity_id);
     let (plan_id, at_ms) = (turn.turn.entity_id, turn.turn.event_ms);
     let correlation_id = turn.turn.correlation_id;
@@ -236,6 +242,7 @@ fn notify(turn: &mut PlanTurn<'_, '_>, plan: &Plan, signal: &str, asset_id: &str
         text_field(out, "customer_id", Some(&plan.customer_id));
         text_field(out, "signal", Some(signal));
         text_field(out, "asset_id", Some(asset_id));
+        text_field(out, "location_id", location_id);
         out.extend_from_slice(options);
         out.push(b'}');
     });

@@ -1,5 +1,6 @@
 //! `customer_binding`: one self-service swap, W1–W5, with ARM's answer or its silence.
 
+use super::loss::notify;
 use super::odoo::recover;
 use super::quota::SwapFacts;
 use super::staffed::{assign_asset, energy, return_asset};
@@ -257,7 +258,10 @@ pub fn issued(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_
     if plan.core.holder_of(asset_id).is_some() {
         return Ok(Reason::Duplicate);
     }
-    if plan.window.outcome(request_id(turn)) == Some(Reason::Ok as u8) {
+    if [REQUEST, BATTERY_OUT]
+        .iter()
+        .any(|name| plan.window.outcome(outcome_id(turn, name)) == Some(Reason::Ok as u8))
+    {
         // One request has one battery, whatever comes later: an operator must look.
         let detail = format!("{asset_id}: the request has had its battery");
         return Err(Rejection::new(Reason::UnknownAllocation, detail));
@@ -290,9 +294,9 @@ fn complete(
     }
     let settled = turn.settle_quota(&mut plan.core);
     record_refusal(turn, settled);
-    remember(turn, plan, Reason::Ok);
+    remember(turn, plan, REQUEST, Reason::Ok);
     recover_if_ending(turn, plan);
-    echo_issued(turn, plan, asset_id, location_id, false);
+    echo_issued(turn, plan, asset_id, location_id);
     Ok(Reason::Ok)
 }
 
@@ -445,9 +449,16 @@ fn honour_late_issue(
     use_energy(turn, plan, request, 0, facts);
     let settled = turn.settle_quota(&mut plan.core);
     record_refusal(turn, settled);
-    remember(turn, plan, Reason::Ok);
+    // The request keeps the outcome that its echo has told.
+    remember(turn, plan, BATTERY_OUT, Reason::Ok);
     recover_if_ending(turn, plan);
-    echo_issued(turn, plan, asset_id, location_id, true);
+    notify(
+        turn,
+        plan,
+        "BATTERY_ISSUED_LATE",
+        asset_id,
+        Some(location_id),
+    );
     Ok(Reason::Ok)
 }
 
@@ -480,7 +491,7 @@ pub fn give_up(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, session: &Session, 
     if let Some(energy) = turn.signed.energy {
         turn.release(&mut plan.core, energy, session.held_energy);
     }
-    remember(turn, plan, reason);
+    remember(turn, plan, REQUEST, reason);
     let station = &turn.setup.locations[session.location as usize].id;
     turn.turn.refuse(
         Event::CustomerBinding,
@@ -488,16 +499,21 @@ pub fn give_up(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, session: &Session, 
     );
 }
 
-/// What the dedupe window calls the request that ARM's answer belongs to.
-fn request_id(turn: &PlanTurn<'_, '_>) -> u64 {
-    signal_id(&[Event::CustomerBinding.name(), turn.turn.correlation_id])
+/// The outcome that repeats of a request are told; the event's own name.
+const REQUEST: &str = "customer_binding";
+/// That a battery has come out under a correlation id, whatever its request was told.
+const BATTERY_OUT: &str = "battery_out";
+
+/// What the dedupe window calls an outcome under ARM's correlation id.
+fn outcome_id(turn: &PlanTurn<'_, '_>, name: &str) -> u64 {
+    signal_id(&[name, turn.turn.correlation_id])
 }
 
-/// Replaces the outcome that repeats of the request are told.
-fn remember(turn: &PlanTurn<'_, '_>, plan: &mut Plan, outcome: Reason) {
+/// Replaces an outcome under ARM's correlation id.
+fn remember(turn: &PlanTurn<'_, '_>, plan: &mut Plan, name: &str, outcome: Reason) {
     let limits = &turn.setup.limits;
     plan.window.remember(
-        request_id(turn),
+        outcome_id(turn, name),
         outcome as u8,
         turn.turn.recorded_ms,
         limits.dedupe_window_ms,
@@ -505,13 +521,7 @@ fn remember(turn: &PlanTurn<'_, '_>, plan: &mut Plan, outcome: Reason) {
     );
 }
 
-fn echo_issued(
-    turn: &mut PlanTurn<'_, '_>,
-    plan: &Plan,
-    asset_id: &str,
-    location_id: &str,
-    late: bool,
-) {
+fn echo_issued(turn: &mut PlanTurn<'_, '_>, plan: &Plan, asset_id: &str, location_id: &str) {
     let (setup, at_ms) = (turn.setup, turn.turn.event_ms);
     let account = plan.core.holder_of(asset_id);
     let fleet = account.and_then(|account| turn.service(account).1.fleet);
@@ -522,9 +532,6 @@ fn echo_issued(
             text_field(out, "asset_id", Some(asset_id));
             text_field(out, "location_id", Some(location_id));
             text_field(out, "fleet_id", fleet_id);
-            if late {
-                out.extend_from_slice(b",\"late\":true");
-            }
             out.extend_from_slice(b",\"issued_at\":\"");
             write_rfc3339(out, at_ms);
             out.push(b'"');
