@@ -7,7 +7,7 @@ use super::request::{Request, optional_id, require};
 use super::setup::Setup;
 use super::topics::Topic;
 use super::turn::{Turn, text_field};
-use super::vocabulary::{LifeEvent, LifeSignal};
+use super::vocabulary::{LifeEvent, LifeSignal, LifeTag};
 use crate::core::codec::{Decode, StateError, Writer};
 use crate::core::frame::OutboxKind;
 use crate::core::json::write_string;
@@ -102,7 +102,7 @@ impl Asset {
             Event::AssetAssigned => self.assign(turn, require(&request.plan_id, "plan_id")?),
             Event::AssetReturned => {
                 let plan_id = require(&request.plan_id, "plan_id")?;
-                self.take_back(turn.setup, plan_id, request.location_id.as_deref())
+                self.take_back(turn, plan_id, request.location_id.as_deref())
             }
             Event::AssetStatus => self.status(turn, request),
             Event::AssetScan => self.scan(turn, request),
@@ -121,6 +121,10 @@ impl Asset {
             }
             _ => Err(Rejection::new(Reason::UnknownEvent, event.name())),
         }
+    }
+
+    fn has(&self, setup: &Setup, tag: LifeTag) -> bool {
+        setup.asset_model.state(0, self.life).tags & tag.bit() != 0
     }
 
     /// Moves the battery's life; the signals that the event became.
@@ -157,14 +161,19 @@ impl Asset {
 
     fn take_back(
         &mut self,
-        setup: &Setup,
+        turn: &mut Turn<'_>,
         plan_id: &str,
         location_id: Option<&str>,
     ) -> Result<Reason, Rejection> {
         if self.holder.as_deref() == Some(plan_id) {
             self.holder = None;
             self.location_id = location_id.map(Into::into);
-            self.live(setup, LifeEvent::Returned)?;
+            let was_lost = self.has(turn.setup, LifeTag::Lost);
+            self.live(turn.setup, LifeEvent::Returned)?;
+            if was_lost {
+                // ARM was told to track it.
+                order(turn, "mark_found");
+            }
         } else if self.awaited_from.as_deref() == Some(plan_id) {
             self.awaited_from = None;
         }
@@ -175,7 +184,8 @@ impl Asset {
     fn status(&mut self, turn: &mut Turn<'_>, request: &Request<'_>) -> Result<Reason, Rejection> {
         let status = require(&request.status, "status")?;
         let event = match status {
-            "registered" | "available" | "assigned" => LifeEvent::Registered,
+            "registered" | "assigned" => LifeEvent::Registered,
+            "available" | "returned" => LifeEvent::Available,
             "damaged" => LifeEvent::DamageReported,
             "repaired" => LifeEvent::RepairCompleted,
             "gps_silent" => LifeEvent::GpsSilent,
