@@ -412,6 +412,19 @@ async def test_a_replay_ends_where_the_log_ended_when_it_began(log: Log) -> None
     assert values(found) == numbers(0, 20)
 
 
+async def test_a_replay_starts_where_it_is_told_to(log: Log) -> None:
+    appender = await log.appender()
+    for first in range(0, 12, 4):
+        await appender.append([chunk(topics.STATE_PLAN, 0, *numbered(first, 4))])
+    await appender.close()
+    extent = await log.extent(topics.STATE_PLAN, 0)
+    assert (extent.start, extent.end) == (0, 12)
+    for start in (0, 5, 8, 11, 12, 100):
+        found = [fetched async for fetched in log.replay(topics.STATE_PLAN, 0, start)]
+        assert values(found) == [str(n).encode() for n in range(start, 12)]
+        assert [o for one in found for o in one.offsets] == list(range(start, 12))
+
+
 async def test_a_replay_that_is_left_off_can_be_closed(log: Log) -> None:
     await fill(log, records=20, topic=topics.STATE_PLAN)
     replay = log.replay(topics.STATE_PLAN, 0)
