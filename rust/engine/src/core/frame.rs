@@ -13,10 +13,22 @@ pub struct SignalFrame<'a> {
     pub received_ms: i64,
     /// MQTT 5 correlation data, or empty.
     pub correlation: &'a str,
-    /// The MQTT topic it came from, or `engine`.
+    /// The MQTT topic it came from, with [`REPLAY`] before it when an operator has brought a dead
+    /// letter once more; or `engine`.
     pub source: &'a str,
     /// The body.
     pub payload: &'a [u8],
+}
+
+/// What stands before the source of a signal that is replayed.
+const REPLAY: &str = "replay:";
+
+impl SignalFrame<'_> {
+    /// Whether an operator has brought it once more, after it was refused.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        self.source.starts_with(REPLAY)
+    }
 }
 
 /// Takes a signal frame apart; `None` if it does not follow the layout of version 1.
