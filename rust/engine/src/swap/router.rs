@@ -363,7 +363,7 @@ mod tests {
         let [lane] = &lanes[..] else {
             panic!("one lane: {lanes:?}")
         };
-        let records: Vec<_> = Records::new(&lane.data).map(Result::unwrap).collect();
+        let records: Vec<_> = Records::new(&lane.data).flatten().collect();
         assert_eq!(lane.records, records.len());
         let frames: Vec<_> = records
             .iter()
@@ -387,7 +387,7 @@ mod tests {
     #[test]
     fn a_filter_without_its_key_is_refused() {
         let key = KeyPlace::Segment("plan_id".into());
-        let error = Router::new(&[row("a/{x}", "e", EntityKind::Plan, key)]).unwrap_err();
+        let error = Router::new(&[row("a/{x}", "e", EntityKind::Plan, key)]).expect_err("no key");
         assert_eq!(
             error.to_string(),
             "filter a/{x}: expected a segment {plan_id}, which has the key"
@@ -413,9 +413,9 @@ mod tests {
             prop_assert_eq!(packed + unroutable.len(), messages.len());
             for lane in lanes {
                 for record in Records::new(&lane.data) {
-                    let (key, value) = record.unwrap();
+                    let (key, value) = record.expect("a record");
                     prop_assert_eq!(partition_for(key, partitions), lane.partition);
-                    prop_assert!(parse_signal(value.unwrap()).is_some());
+                    prop_assert!(value.and_then(parse_signal).is_some());
                 }
             }
         }
