@@ -14,6 +14,7 @@ from bss_stream.errors import LogError, OffsetOutOfRangeError
 from bss_stream.log.protocol import Consumer, Fetched, Log, Offsets, TopicPartition
 from bss_stream.sink.entry import decode_fetched
 from bss_stream.sink.store import LedgerStore, StoreUnavailableError, Written
+from bss_stream.stopping import pause
 
 _log: Final = logging.getLogger(__name__)
 
@@ -238,10 +239,7 @@ class LedgerSink:
         if self._stop.is_set():
             await asyncio.sleep(min(pause_s, self._settings.backoff_s_min))
             return
-        try:
-            await asyncio.wait_for(self._stop.wait(), pause_s)
-        except TimeoutError:
-            return
+        await pause(pause_s, self._stop)
 
     async def _commit_group(self, consumer: Consumer) -> None:
         owned = consumer.assignment()
