@@ -4,10 +4,13 @@ from collections.abc import Sequence
 from typing import Self, final
 
 __all__ = [
+    "Coverage",
     "Engine",
     "Output",
     "OutputChunk",
+    "Router",
     "check_model",
+    "events",
     "last_received_ms",
     "measure",
     "pack",
@@ -69,11 +72,35 @@ def last_received_ms(data: bytes) -> int | None:
 def check_model(file: str, data: bytes) -> str:
     """Compile a plan model and return its id. ValueError has one line a fault."""
 
+def events() -> list[tuple[str, str]]:
+    """Every event that entities take: the kind of entity, the event's name."""
+
 def reasons() -> list[tuple[str, str, str | None, bool]]:
     """Every reason: code, message, what can be done, whether it makes a dead letter."""
 
 def topic_names() -> list[str]:
     """The topics of the log that the engine reads and writes."""
+
+@final
+class Router:
+    """The compiled topic table."""
+
+    def __new__(cls, rows: Sequence[tuple[str, str, str, str | None, str | None]]) -> Self:
+        """Compile rows: filter, event, entity, and the name of the topic's segment or of the
+        payload's field that has the key. Raises ValueError for one without a key."""
+
+    def route(self, topic: str, payload: bytes) -> tuple[str, str, str | None] | None:
+        """Event, topic of the log and key of a message; None if no row matches."""
+
+    def pack(
+        self,
+        messages: Sequence[tuple[str, bytes, bytes | None]],
+        partitions: int,
+        received_ms: int,
+        payload_bytes_max: int,
+    ) -> tuple[list[tuple[str, int, int, bytes]], list[tuple[int, str, str | None]]]:
+        """Messages (topic, payload, correlation data) as chunks of signal records (topic,
+        partition, records, data), and those that are none (position, reason, key)."""
 
 @final
 class OutputChunk:
@@ -103,6 +130,22 @@ class Output:
     @property
     def outcomes(self) -> dict[str, int]:
         """How often records ended for each reason code."""
+
+@final
+class Coverage:
+    """What a shard has come through, each with how often."""
+
+    @property
+    def transitions(self) -> list[tuple[str, str, str, str, str, int]]:
+        """Every transition of every model: model, cycle, state, signal, next state, count."""
+
+    @property
+    def compression(self) -> list[tuple[str, int, str, str, int]]:
+        """Every row of every compression table: model, row, external event, cycle, count."""
+
+    @property
+    def endings(self) -> list[tuple[str | None, str, int]]:
+        """Every ending that came up: event (None if it was unknown), reason, count."""
 
 @final
 class Engine:
@@ -135,6 +178,9 @@ class Engine:
 
     def entities(self, partition: int) -> list[int]:
         """How many plans, stations and assets the shard has."""
+
+    def coverage(self, partition: int) -> Coverage:
+        """What the shard has come through since it was opened, or since the last reload."""
 
     def reload(self, setup: bytes) -> None:
         """Take another set-up; open shards are read again under it, or nothing changes."""

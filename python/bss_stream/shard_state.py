@@ -7,7 +7,6 @@ between two transactions.
 
 import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -72,7 +71,7 @@ class ShardStates:
 
     async def restore(self, shard: int, in_shard: InShard[None]) -> Restored:
         """Fill an empty shard. Raises LogError, and whatever `in_shard` does."""
-        started_s = time.monotonic()
+        started_s = asyncio.get_running_loop().time()
         extents = {topic: await self._log.extent(topic, shard) for topic in topics.STATES}
         restored = Restored()
         starts = await self._from_checkpoint(shard, extents, in_shard, restored)
@@ -86,7 +85,7 @@ class ShardStates:
             topic: Changelog(topic, extent.incarnation, extent.end)
             for topic, extent in extents.items()
         }
-        restored.taken_s = time.monotonic() - started_s
+        restored.taken_s = asyncio.get_running_loop().time() - started_s
         progress.done()
         return restored
 
@@ -197,13 +196,13 @@ class _Progress:
             for topic, extent in extents.items()
         }
         self._passed = dict.fromkeys(extents, 0)
-        self._started_s = self._told_s = time.monotonic()
+        self._started_s = self._told_s = asyncio.get_running_loop().time()
 
     def passed(self, topic: str, offset: int) -> None:
         """A changelog has been read up to an offset."""
         start, end = self._left[topic]
         self._passed[topic] = min(offset, end) - start
-        now_s = time.monotonic()
+        now_s = asyncio.get_running_loop().time()
         if now_s - self._told_s < PROGRESS_S:
             return
         self._told_s = now_s
