@@ -46,11 +46,20 @@ class Row(Struct, frozen=True, forbid_unknown_fields=True):
     key: KeyPlace
 
 
+class Sent(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the platform sends beside echoes, for those who listen: the engine needs no telling."""
+
+    topic: Annotated[str, Meta(min_length=1, description="a topic with variables in braces")]
+    to: str
+    when: str
+
+
 class Document(Struct, frozen=True, forbid_unknown_fields=True):
     """The file."""
 
     version: Literal[1]
     rows: Annotated[tuple[Row, ...], Meta(min_length=1)]
+    sent: tuple[Sent, ...] = ()
 
 
 class Route(NamedTuple):
@@ -74,8 +83,9 @@ class _Shape(NamedTuple):
 class TopicTable:
     """The compiled table."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], sent: Sequence[Sent] = ()) -> None:
         """`rows` have passed `load`'s checks."""
+        self.sent = tuple(sent)
         shapes: dict[tuple[int, tuple[int, ...]], _Shape] = {}
         self.routes: list[Route] = []
         for row in rows:
@@ -119,7 +129,7 @@ def load(file: Traversable | None = None) -> TopicTable:
         _check(document.rows, str(file), faults)
     faults.raise_if_any()
     assert document is not None
-    return TopicTable(document.rows)
+    return TopicTable(document.rows, document.sent)
 
 
 def _read(file: Traversable, faults: Faults) -> Document | None:

@@ -5,6 +5,7 @@ pub mod asset;
 pub mod describe;
 pub mod echo;
 pub mod event;
+pub mod model_check;
 pub mod plan;
 pub mod reason;
 pub mod request;
