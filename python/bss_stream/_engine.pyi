@@ -89,8 +89,9 @@ class Router:
         """Compile rows: filter, event, entity, and the name of the topic's segment or of the
         payload's field that has the key. Raises ValueError for one without a key."""
 
-    def route(self, topic: str, payload: bytes) -> tuple[str, str, str | None] | None:
-        """Event, topic of the log and key of a message; None if no row matches."""
+    def route(self, topic: str, payload: bytes) -> tuple[int, str, str, str | None] | None:
+        """Place of the row, event, topic of the log and key of a message; None if no row
+        matches."""
 
     def pack(
         self,

@@ -109,7 +109,7 @@ def arrival(topic: str, payload: dict[str, Any], received_ms: int) -> Arrival:
     body = orjson.dumps(payload)
     routed = TABLE.route(topic, body)
     assert routed is not None
-    event, log_topic, key = routed
+    event, log_topic, key, _ = routed
     assert key is not None
     value = encode_signal(Signal(event, received_ms, "", topic, body))
     partition = _engine.partition_for(key.encode(), PARTITIONS)

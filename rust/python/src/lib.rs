@@ -159,6 +159,9 @@ fn topic_names() -> Vec<&'static str> {
 /// payload's field that has the key.
 type PyRow = (String, String, String, Option<String>, Option<String>);
 
+/// Place of the row, event, topic of the log, and the key if it is there.
+type PyRouted = (usize, String, &'static str, Option<String>);
+
 /// Topic, partition, records, packed records.
 type PyLane<'py> = (&'static str, u32, usize, Bound<'py, PyBytes>);
 
@@ -203,10 +206,11 @@ impl Router {
         Ok(Self { inner })
     }
 
-    fn route(&self, topic: &str, payload: &[u8]) -> Option<(String, &'static str, Option<String>)> {
+    fn route(&self, topic: &str, payload: &[u8]) -> Option<PyRouted> {
         self.inner.route(topic, payload).map(|routed| {
             let key = routed.key.map(std::borrow::Cow::into_owned);
-            (routed.event.to_owned(), routed.kind.signals_name(), key)
+            let event = routed.event.to_owned();
+            (routed.row, event, routed.kind.signals_name(), key)
         })
     }
 
