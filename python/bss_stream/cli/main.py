@@ -11,8 +11,9 @@ from rich.console import Console
 from bss_stream import __version__, diagram, topic_table
 from bss_stream._engine import check_model
 from bss_stream.cli import coverage as coverage_command
+from bss_stream.cli import dead_letters, running
 from bss_stream.cli import demo as demo_command
-from bss_stream.cli import running
+from bss_stream.cli.options import ConfigPath
 from bss_stream.config import Config
 from bss_stream.errors import BssStreamError, ConfigError
 from bss_stream.roles import LOG_ROLES, MQTT_ROLES, ROLES, Role
@@ -35,14 +36,11 @@ model_app = typer.Typer(help="The state machines, which are data.", no_args_is_h
 config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
+app.add_typer(dead_letters.app, name="dead-letters")
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
-ConfigPath = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="A TOML file; BSS_... variables lie over it."),
-]
 Instance = Annotated[
     str, typer.Option(help="Tells processes of one role apart; keep it the same over restarts.")
 ]

@@ -3,6 +3,7 @@
 use crate::core::chunk::{ChunkError, Records};
 use crate::core::codec::StateError;
 use crate::core::output::Lane;
+use crate::core::store::AHEAD;
 use crate::swap::coverage::{Coverage, coverage};
 use crate::swap::describe::describe;
 use crate::swap::outcome::Outcomes;
@@ -382,9 +383,6 @@ fn check(input: &Input<'_>) -> Result<(), EngineError> {
         Err(EngineError::Offsets { offsets, records })
     }
 }
-
-/// How many records are looked ahead for: about as many fetches as a core keeps under way at once.
-const AHEAD: usize = 16;
 
 impl Work<'_, '_> {
     fn run(&mut self, setup: &Setup, now_ms: i64) -> Done {

@@ -7,6 +7,7 @@ pub mod decimal;
 pub mod dedupe;
 pub mod frame;
 pub mod fsm;
+pub mod index;
 pub mod json;
 pub mod ledger;
 pub mod output;

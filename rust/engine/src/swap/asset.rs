@@ -7,7 +7,7 @@ use super::request::{Request, optional_id, require};
 use super::setup::Setup;
 use super::topics::Topic;
 use super::turn::{Turn, text_field};
-use super::vocabulary::{LifeEvent, LifeSignal};
+use super::vocabulary::{LifeEvent, LifeSignal, LifeTag};
 use crate::core::codec::{Decode, StateError, Writer};
 use crate::core::frame::OutboxKind;
 use crate::core::json::write_string;
@@ -123,6 +123,10 @@ impl Asset {
         }
     }
 
+    fn has(&self, setup: &Setup, tag: LifeTag) -> bool {
+        setup.asset_model.state(0, self.life).tags & tag.bit() != 0
+    }
+
     /// Moves the battery's life; the signals that the event became.
     fn live(
         &mut self,
@@ -173,7 +177,12 @@ impl Asset {
         if self.holder.as_deref() == Some(plan_id) {
             self.holder = None;
             self.location_id = location_id.map(Into::into);
+            let was_lost = self.has(turn.setup, LifeTag::Lost);
             self.live(turn, LifeEvent::Returned)?;
+            if was_lost {
+                // ARM was told to track it.
+                order(turn, "mark_found");
+            }
         } else if self.awaited_from.as_deref() == Some(plan_id) {
             self.awaited_from = None;
         }
@@ -184,7 +193,8 @@ impl Asset {
     fn status(&mut self, turn: &mut Turn<'_>, request: &Request<'_>) -> Result<Reason, Rejection> {
         let status = require(&request.status, "status")?;
         let event = match status {
-            "registered" | "available" | "assigned" => LifeEvent::Registered,
+            "registered" | "assigned" => LifeEvent::Registered,
+            "available" | "returned" => LifeEvent::Available,
             "damaged" => LifeEvent::DamageReported,
             "repaired" => LifeEvent::RepairCompleted,
             "gps_silent" => LifeEvent::GpsSilent,

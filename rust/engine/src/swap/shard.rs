@@ -242,11 +242,10 @@ impl Shard {
         id: &'a str,
         raw: &'a [u8],
     ) -> Turn<'a> {
-        Turn {
-            origin: Some(origin),
-            raw,
-            ..Turn::new(setup, &mut self.lanes, id)
-        }
+        let mut turn = Turn::new(setup, &mut self.lanes, id);
+        turn.origin = Some(origin);
+        turn.raw = raw;
+        turn
     }
 
     fn refuse(
@@ -435,12 +434,10 @@ impl Shard {
             .as_ref()
             .filter(|session| session.due_ms <= due_ms)
             .map_or("".into(), |session| session.correlation_id.clone());
-        let mut turn = Turn {
-            event_ms: due_ms,
-            recorded_ms: due_ms,
-            correlation_id: &correlation_id,
-            ..Turn::new(setup, lanes, id)
-        };
+        let mut turn = Turn::new(setup, lanes, id);
+        turn.event_ms = due_ms;
+        turn.recorded_ms = due_ms;
+        turn.correlation_id = &correlation_id;
         rules::timers::fire(&mut PlanTurn::new(&mut turn, plan), plan);
         plan.clock_ms = plan.clock_ms.max(due_ms);
     }
