@@ -161,6 +161,15 @@ class Engine:
     def restore(self, partition: int, state_topic: str, data: bytes) -> int:
         """Take in a chunk of changelog records, an entity's newest last; return how many."""
 
+    def snapshot(
+        self, partition: int, state_topic: str, first: int, bytes_max: int
+    ) -> tuple[int, bytes, int | None]:
+        """A page of a shard's states, as `restore` takes them, from an entity's number on.
+
+        Returns how many, the chunk, and the number to go on with, None behind the last. Entities
+        keep their numbers while the shard is open.
+        """
+
     def applied_offset(self, partition: int, topic: str) -> int | None:
         """The last offset applied of a signals topic."""
 

@@ -358,6 +358,23 @@ impl Engine {
             .map_err(|e| value_error(&e))
     }
 
+    fn snapshot<'py>(
+        &self,
+        py: Python<'py>,
+        partition: u32,
+        state_topic: PyBackedStr,
+        first: usize,
+        bytes_max: usize,
+    ) -> PyResult<(usize, Bound<'py, PyBytes>, Option<usize>)> {
+        let (records, data, next) = py
+            .detach(|| {
+                self.inner()
+                    .snapshot(partition, &state_topic, first, bytes_max)
+            })
+            .map_err(|e| value_error(&e))?;
+        Ok((records, PyBytes::new(py, &data), next))
+    }
+
     fn applied_offset(&self, partition: u32, topic: &str) -> PyResult<Option<i64>> {
         self.inner()
             .applied(partition, topic)
