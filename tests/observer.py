@@ -103,9 +103,8 @@ class Observer:
             self.echoes[request] += 1
             self.answers[request, sent] = self.answers.get((request, sent), 0) + 1
             return
-        routed = self._table.route(message.topic, message.payload)
+        routed = self._table.route(*sent)
         assert routed is not None, f"{message.topic} is subscribed to and in no row of the table"
         self.signals[sent] += 1
-        _, log_topic, key = routed
-        if log_topic == topics.SIGNALS_PLAN and key is not None:
-            self.requests[key, correlation] += 1
+        if routed.log_topic == topics.SIGNALS_PLAN and routed.key is not None:
+            self.requests[routed.key, correlation] += 1

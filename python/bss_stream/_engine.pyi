@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Self, final
 
 __all__ = [
+    "Coverage",
     "Engine",
     "Output",
     "OutputChunk",
     "Router",
     "check_model",
+    "events",
     "last_received_ms",
     "measure",
     "pack",
@@ -70,6 +72,9 @@ def last_received_ms(data: bytes) -> int | None:
 def check_model(file: str, data: bytes) -> str:
     """Compile a plan model and return its id. ValueError has one line a fault."""
 
+def events() -> list[tuple[str, str]]:
+    """Every event that entities take: the kind of entity, the event's name."""
+
 def reasons() -> list[tuple[str, str, str | None, bool]]:
     """Every reason: code, message, what can be done, whether it makes a dead letter."""
 
@@ -127,6 +132,22 @@ class Output:
         """How often records ended for each reason code."""
 
 @final
+class Coverage:
+    """What a shard has come through, each with how often."""
+
+    @property
+    def transitions(self) -> list[tuple[str, str, str, str, str, int]]:
+        """Every transition of every model: model, cycle, state, signal, next state, count."""
+
+    @property
+    def compression(self) -> list[tuple[str, int, str, str, int]]:
+        """Every row of every compression table: model, row, external event, cycle, count."""
+
+    @property
+    def endings(self) -> list[tuple[str | None, str, int]]:
+        """Every ending that came up: event (None if it was unknown), reason, count."""
+
+@final
 class Engine:
     """The decision engine: shards by partition. Calls from several threads take turns."""
 
@@ -148,6 +169,9 @@ class Engine:
 
     def entities(self, partition: int) -> list[int]:
         """How many plans, stations and assets the shard has."""
+
+    def coverage(self, partition: int) -> Coverage:
+        """What the shard has come through since it was opened, or since the last reload."""
 
     def reload(self, setup: bytes) -> None:
         """Take another set-up; open shards are read again under it, or nothing changes."""

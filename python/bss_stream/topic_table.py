@@ -77,6 +77,17 @@ class TopicTable:
         found = self._router.route(topic, payload)
         return None if found is None else Routed(*found)
 
+    def filter_of(self, topic: str) -> str | None:
+        """The filter of the row that a topic matches, None if none does."""
+        segments = topic.split("/")
+        for filter in self.filters:
+            parts = filter.split("/")
+            if len(parts) == len(segments) and all(
+                part in ("+", segment) for part, segment in zip(parts, segments, strict=True)
+            ):
+                return filter
+        return None
+
     def pack(
         self,
         messages: Sequence[tuple[str, bytes, bytes | None]],

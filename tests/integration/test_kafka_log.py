@@ -18,7 +18,7 @@ from bss_stream import topics
 from bss_stream.errors import LogError
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
 from bss_stream.log.protocol import Log
-from tests.logs import chunk, kafka_options, numbered, poll_until, replayed, values
+from tests.logs import IN_VAIN_S, chunk, kafka_options, numbered, poll_until, replayed, values
 from tests.servers.kafka import KafkaServer
 from tests.servers.ports import free_port
 
@@ -94,6 +94,9 @@ async def test_a_topic_that_is_made_anew_is_another_incarnation(
     admin = AIOKafkaAdminClient(bootstrap_servers=options.bootstrap_servers)
     await admin.start()
     await admin.delete_topics([options.name(topics.STATE_PLAN)])
+    async with asyncio.timeout(IN_VAIN_S):
+        while options.name(topics.STATE_PLAN) in await admin.list_topics():
+            await asyncio.sleep(0.05)
     await admin.close()
     await log.open()
     assert (await log.extent(topics.STATE_PLAN, 0)).incarnation != old.incarnation

@@ -4,6 +4,7 @@ pub mod account;
 pub mod apply;
 pub mod arrival;
 pub mod asset;
+pub mod coverage;
 pub mod describe;
 pub mod echo;
 pub mod event;

@@ -35,7 +35,7 @@ pub struct Session {
     pub attempt: u32,
     /// State in the model of sessions.
     pub state: u8,
-    /// Whether it replaces a damaged battery, which costs no quota.
+    /// Whether a scan of a damaged battery began it: nobody awaits an echo.
     pub is_replacement: bool,
     /// Time of the request: its day counts.
     pub event_ms: i64,
@@ -92,6 +92,9 @@ pub struct Core {
     pub initialized: bool,
     /// Whether a cancellation waits for the battery's return.
     pub cancel_requested: bool,
+    /// Whether the next battery costs no quota: the one that the customer holds, or gave back
+    /// last, was found damaged.
+    pub replacement_owed: bool,
     /// Whether the end of the period has been signalled.
     pub period_ended: bool,
     /// Whether the end of the grace period has been acted upon.
@@ -217,6 +220,7 @@ impl Plan {
                 states: [model.cycles[0].initial, model.cycles[1].initial],
                 initialized: false,
                 cancel_requested: false,
+                replacement_owed: false,
                 period_ended: false,
                 grace_enforced: false,
                 period_end_ms: 0,
@@ -290,7 +294,8 @@ impl Plan {
                 | u8::from(core.cancel_requested) << 1
                 | u8::from(core.period_ended) << 2
                 | u8::from(core.session.is_some()) << 3
-                | u8::from(core.grace_enforced) << 4,
+                | u8::from(core.grace_enforced) << 4
+                | u8::from(core.replacement_owed) << 5,
         );
         out.int(self.clock_ms);
         out.int(core.period_end_ms);
@@ -375,6 +380,7 @@ impl Plan {
         core.cancel_requested = flags & 2 != 0;
         core.period_ended = flags & 4 != 0;
         core.grace_enforced = flags & 16 != 0;
+        core.replacement_owed = flags & 32 != 0;
         self.clock_ms = input.int()?;
         core.period_end_ms = input.int()?;
         core.grace_end_ms = input.int()?;
