@@ -18,10 +18,10 @@ from bss_stream.frames import decode_signal
 from bss_stream.log.embedded import EmbeddedLog
 from bss_stream.setup import compile_setup, load_setup
 from bss_stream.setup.compile import Limits
+from bss_stream.stories import Stage
 from bss_stream.testing import Playground
 from tests.logs import chunk
-from tests.scenarios import story
-from tests.scenarios.stage import Stage
+from tests.scenarios import STORIES
 from tests.unit.test_cli import cli
 
 RULES = Rules(
@@ -63,8 +63,8 @@ def letters_of(play: Playground) -> list[Letter]:
 def test_what_can_be_replayed_has_left_nothing_in_the_ledgers() -> None:
     """Over all stories; and what has, like a battery that contradicts the records, cannot be."""
     recorded = kept = 0
-    for name in story.names():
-        play = Stage(story.load(name)).perform().play
+    for name in STORIES.names:
+        play = Stage(STORIES.load(name)).perform().play
         sources = {entry["source"] for entry in play.entries()}
         for letter in letters_of(play):
             body = letter.body
