@@ -13,6 +13,7 @@ from typing import Literal, Protocol, Self
 from bss_stream import _engine, topic_table
 from bss_stream.bridge import Bridge, BridgeSettings
 from bss_stream.config import Config
+from bss_stream.counters import RoleCounters
 from bss_stream.errors import BssStreamError, ConfigError
 from bss_stream.log.embedded import EmbeddedLog, Policy
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
@@ -338,7 +339,22 @@ class Platform:
             if end is not None:
                 end()
             await self._tasks[role]
-            logger.info("%s drained", role)
+            logger.info("%s drained: %s", role, self.counters().get(role))
+
+    def counters(self) -> dict[Role, RoleCounters]:
+        """What each role that runs here has counted."""
+        made: dict[Role, Bridge | Processor | Publisher | LedgerSink | Queries | None] = {
+            "bridge": self.bridge,
+            "processor": self.processor,
+            "publisher": self.publisher,
+            "sink": self.sink,
+            "queries": self.queries,
+        }
+        return {role: one.counters for role, one in made.items() if one is not None}
+
+    def balance(self) -> list[str]:
+        """What does not add up in the roles' counters, a line each: nothing, if all is well."""
+        return [f"{role}: {line}" for role, of in self.counters().items() for line in of.balance()]
 
     def _drain_processor(self) -> None:
         if self.processor is not None:
