@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from bss_stream.errors import LogError, OffsetOutOfRangeError
+from bss_stream.errors import RECORDS_GONE, LogError, OffsetOutOfRangeError
 from bss_stream.log.embedded_store import Store
 from bss_stream.log.groups import Group
 from bss_stream.log.protocol import Fetched, Offsets, RebalanceListener, TopicPartition
@@ -199,7 +199,7 @@ class EmbeddedConsumer:
         return OffsetOutOfRangeError(
             f"group {self._group_name} is to read {part.topic}/{part.partition} at offset "
             f"{owned.position} and the log has {state.starts[owned.stream]} to "
-            f"{state.ends[owned.stream]}: records that this group has not read are gone"
+            f"{state.ends[owned.stream]}: {RECORDS_GONE}"
         )
 
     async def commit(self, offsets: Offsets) -> None:
