@@ -17,8 +17,9 @@ from typing import Final, ParamSpec, Protocol, TypeVar
 from bss_stream import topics
 from bss_stream.errors import LogError
 from bss_stream.log.giveway import GiveWay
-from bss_stream.log.protocol import Chunk, Fetched, Offsets, TopicPartition
+from bss_stream.log.protocol import Chunk, Extent, Fetched, Offsets, TopicPartition
 from bss_stream.log.sqlite_file import (
+    READ_BYTES_MAX,
     Durability,
     Lock,
     Position,
@@ -168,7 +169,8 @@ class Store:
                     f"a chunk for {topic}/{partition} has {records} records in {len(data)} bytes: "
                     f"expected at least 1 record and at most {CHUNK_BYTES_MAX} bytes"
                 )
-            parts.append(Part(self.stream(topic, partition), records, data))
+            # Kept: live consumers get the same bytes from memory.
+            parts.append(Part(self.stream(topic, partition), records, bytes(data)))
         return parts
 
     def offsets(self, group: str, offsets: Offsets) -> dict[tuple[str, int], int]:
@@ -251,14 +253,17 @@ class Store:
     async def read(
         self, connection: sqlite3.Connection, positions: Sequence[Position], records_max: int
     ) -> list[list[Row]]:
-        """Rows at each position until `records_max` records are together."""
+        """Rows at each position until `records_max` records, or READ_BYTES_MAX, are together."""
 
         def read() -> list[list[Row]]:
             found = []
-            left = records_max
+            left, bytes_left = records_max, READ_BYTES_MAX
             for position in positions:
-                rows = read_rows(connection, position, left) if left > 0 else []
+                rows = []
+                if left > 0 and bytes_left > 0:
+                    rows = read_rows(connection, position, left, bytes_left)
                 left -= sum(row.last_offset - row.base_offset + 1 for row in rows)
+                bytes_left -= sum(len(row.data) for row in rows)
                 found.append(rows)
             return found
 
@@ -274,16 +279,21 @@ class Store:
         """Close a connection once no read uses it."""
         await self._run(connection.close)
 
-    def replay(self, topic: str, partition: int) -> AsyncIterator[Fetched]:
-        """Every committed record of a partition from its start to its present end."""
+    def replay(self, topic: str, partition: int, start: int) -> AsyncIterator[Fetched]:
+        """Every committed record of a partition from `start` to its present end."""
         part = TopicPartition(topic, partition)
-        return replay(self.path, self._readers, part, self.stream(topic, partition))
+        return replay(self.path, self._readers, part, self.stream(topic, partition), start)
+
+    def extent(self, topic: str, partition: int) -> Extent:
+        """Where a partition begins and ends, as far as the loop has been told."""
+        stream = self.stream(topic, partition)
+        return Extent("", self.state.starts[stream], self.state.ends[stream])
 
 
 async def replay(
-    path: Path, readers: ThreadPoolExecutor, part: TopicPartition, stream: int
+    path: Path, readers: ThreadPoolExecutor, part: TopicPartition, stream: int, start: int
 ) -> AsyncIterator[Fetched]:
-    """Read a whole partition within one snapshot.
+    """Read a partition from `start` to its end within one snapshot.
 
     Compaction meanwhile must not take a key's newest record before it was read and its older one
     after: the snapshot keeps all of them.
@@ -294,11 +304,10 @@ async def replay(
         try:
             await run(readers, connection.execute, "BEGIN")
             _, end = await run(readers, load_bounds, connection, stream)
-            start = 0
             while start < end:
                 position = Position(stream, start, end)
                 rows = await run(readers, read_rows, connection, position, REPLAY_RECORDS)
-                fetched = join(part, rows[0].base_offset, rows)
+                fetched = join(part, max(start, rows[0].base_offset), rows)
                 yield fetched
                 start = fetched.next_offset
         finally:

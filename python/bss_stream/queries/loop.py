@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from bss_stream.counters import RoleCounters, unbalanced
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings, Received, Refusal
 from bss_stream.queries import wire
@@ -24,7 +25,7 @@ from bss_stream.queries.answers import Answer, answers
 from bss_stream.queries.catalogue import Catalogue
 from bss_stream.sink.read_model import ReadModel
 from bss_stream.sink.store import StoreUnavailableError
-from bss_stream.stopping import unless_stopped
+from bss_stream.stopping import done_unless_stopped, pause, unless_stopped
 
 logger = logging.getLogger(__name__)
 
@@ -48,16 +49,23 @@ class QueriesSettings:
 
 
 @dataclass(slots=True)
-class QueriesCounters:
+class QueriesCounters(RoleCounters):
     """What a role has done since it was made."""
 
     received: int = 0
+    in_hand: int = 0
+    """Received, and not answered yet."""
     answers: Counter[str] = field(default_factory=Counter)
     """Requests by outcome: `ok`, the reason of a refusal, or why no echo went out."""
     refused: int = 0
     """Echoes that the broker did not take."""
     unavailable: int = 0
     """Attempts that found the database gone."""
+
+    def balance(self) -> list[str]:
+        """Received is answered, in one way or another, or in hand."""
+        parts = {"answers": self.answers.total(), "in_hand": self.in_hand}
+        return unbalanced("received", self.received, parts)
 
 
 def _epoch_ms() -> int:
@@ -108,7 +116,7 @@ class Queries:
         waiting does not mend.
         """
         try:
-            if await unless_stopped(self._connect(), self._stopping):
+            if await done_unless_stopped(self._connect(), self._stopping):
                 await self._work()
         finally:
             try:
@@ -118,12 +126,11 @@ class Queries:
                 await self._in_thread(self._model.close)
                 self._thread.shutdown(wait=False)
 
-    async def _connect(self) -> bool:
+    async def _connect(self) -> None:
         await self._echoes.connect(patience_s=self._settings.connect_patience_s)
         await self.client.connect(patience_s=self._settings.connect_patience_s)
         await self.client.subscribe(*wire.subscriptions(self._settings.shared_group))
         self.ready.set()
-        return True
 
     async def _work(self) -> None:
         most = self._settings.batch_requests_max
@@ -139,10 +146,12 @@ class Queries:
     async def _serve(self, batch: Sequence[Received]) -> bool:
         """Answer a batch; False when stopped before that worked."""
         self.counters.received += len(batch)
+        self.counters.in_hand = len(batch)
         found = await self._answers(batch)
         if found is None:
             logger.warning("stopped with requests that the database has not answered")
             return False
+        self.counters.in_hand = 0
         self.counters.answers.update(answer.outcome for answer in found)
         echoes = [answer.echo for answer in found if answer.echo is not None]
         refusals = await unless_stopped(
@@ -174,8 +183,7 @@ class Queries:
                 logger.warning("%s; trying again in %.1f s", error, pause_s)
             if self._stopping.is_set():
                 return None
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause_s)
+            await pause(pause_s, self._stopping)
             pause_s = min(pause_s * 2, BACKOFF_MAX_S)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:

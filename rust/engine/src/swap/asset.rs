@@ -107,14 +107,14 @@ impl Asset {
             Event::AssetStatus => self.status(turn, request),
             Event::AssetScan => self.scan(turn, request),
             Event::AssetReportedLost => {
-                if !self.live(turn.setup, LifeEvent::LostDetected)?.is_empty() {
+                if !self.live(turn, LifeEvent::LostDetected)?.is_empty() {
                     order(turn, "track");
                 }
                 Ok(Reason::Ok)
             }
             Event::AssetSettled => {
                 self.holder = None;
-                if !self.live(turn.setup, LifeEvent::WrittenOff)?.is_empty() {
+                if !self.live(turn, LifeEvent::WrittenOff)?.is_empty() {
                     order(turn, "write_off");
                 }
                 Ok(Reason::Ok)
@@ -128,25 +128,34 @@ impl Asset {
     }
 
     /// Moves the battery's life; the signals that the event became.
-    fn live(&mut self, setup: &Setup, event: LifeEvent) -> Result<Vec<LifeSignal>, Rejection> {
-        let model = &setup.asset_model;
+    fn live(
+        &mut self,
+        turn: &mut Turn<'_>,
+        event: LifeEvent,
+    ) -> Result<Vec<LifeSignal>, Rejection> {
+        let model = &turn.setup.asset_model;
         let mut taken = Vec::new();
-        for &signal in model.compress(0, self.life, event as u8, 0) {
+        let becomes = model.compress(0, self.life, event as u8, 0);
+        for &signal in becomes.signals {
             let step = model.step(0, self.life, signal, 0).ok_or_else(|| {
                 let state = &model.state(0, self.life).name;
                 let detail = format!("life in {state} does not take {}", event.name());
                 Rejection::new(Reason::RejectedTransition, detail)
             })?;
             self.life = step.next;
+            turn.lanes.out.pass(step.place);
             taken.extend(LifeSignal::from_index(signal));
+        }
+        if let Some(place) = becomes.place {
+            turn.lanes.out.pass(place);
         }
         Ok(taken)
     }
 
-    fn assign(&mut self, turn: &Turn<'_>, plan_id: &str) -> Result<Reason, Rejection> {
+    fn assign(&mut self, turn: &mut Turn<'_>, plan_id: &str) -> Result<Reason, Rejection> {
         self.location_id = None;
         let before = self.holder.replace(plan_id.into());
-        let lived = self.live(turn.setup, LifeEvent::Allocated);
+        let lived = self.live(turn, LifeEvent::Allocated);
         if let Some(before) = before.filter(|before| **before != *plan_id)
             && let Some(other) = self.awaited_from.replace(before)
         {
@@ -169,7 +178,7 @@ impl Asset {
             self.holder = None;
             self.location_id = location_id.map(Into::into);
             let was_lost = self.has(turn.setup, LifeTag::Lost);
-            self.live(turn.setup, LifeEvent::Returned)?;
+            self.live(turn, LifeEvent::Returned)?;
             if was_lost {
                 // ARM was told to track it.
                 order(turn, "mark_found");
@@ -205,7 +214,7 @@ impl Asset {
         if let Some(location) = optional_id(&request.location_id, "location_id")? {
             self.location_id = Some(location.into());
         }
-        let signals = self.live(turn.setup, event)?;
+        let signals = self.live(turn, event)?;
         self.tell_holder(turn, &signals, request.location_id.as_deref());
         if event == LifeEvent::GpsSilent && !signals.is_empty() {
             order(turn, "track");
@@ -230,7 +239,7 @@ impl Asset {
             }
         };
         if let Some(event) = event {
-            let signals = self.live(turn.setup, event)?;
+            let signals = self.live(turn, event)?;
             self.tell_holder(turn, &signals, Some(station));
             if !signals.is_empty() {
                 order(turn, "mark_damaged");

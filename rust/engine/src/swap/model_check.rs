@@ -82,7 +82,7 @@ fn after(
     for cycle in Cycle::ALL {
         let (at, other) = (cycle as usize, cycle.other() as usize);
         let tags = model.state(other, states[other]).tags;
-        for &signal in model.compress(at, states[at], external as u8, tags) {
+        for &signal in model.compress(at, states[at], external as u8, tags).signals {
             let step = model.step(at, states[at], signal, tags);
             states[at] = step.ok_or((cycle, states[at], signal))?.next;
         }

@@ -13,6 +13,10 @@ use crate::core::ledger::Chain;
 /// Version of the state bytes.
 const VERSION: u8 = 1;
 
+/// Why an entity's own state can be read: the shard wrote it, or has read it before, under the same
+/// set-up.
+pub const OWN_STATE: &str = "a state that the shard has written or read before";
+
 /// A self-service swap that ARM has not answered yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Session {
@@ -402,6 +406,14 @@ impl Plan {
             self.payments.push(Payment::decode(accounts, &mut input)?);
         }
         input.end()
+    }
+
+    /// Becomes the plan with a state that the shard holds.
+    ///
+    /// # Panics
+    /// Never: see [`OWN_STATE`].
+    pub fn read_again(&mut self, setup: &Setup, state: &[u8]) {
+        self.read(setup, state).expect(OWN_STATE);
     }
 
     fn read_core(&mut self, setup: &Setup, input: &mut Decode<'_>) -> Result<(), StateError> {

@@ -209,8 +209,10 @@ fn from_plan(
     payment_id: &str,
 ) -> Result<(), Rejection> {
     money_back(turn, core, amount, way, payment_id);
-    if way == Way::Reversal && core.has(turn.model, Cycle::Payment, Tag::Paid) {
-        // What paid for the period is gone: it is as if it had ended.
+    // What paid for the period is gone: it is as if it had ended, even for a plan that waits for
+    // renewal only because its quota is used up.
+    let payment = core.tags(turn.model, Cycle::Payment);
+    if way == Way::Reversal && payment & (Tag::Paid.bit() | Tag::Grace.bit()) != 0 {
         turn.end_period(core)?;
     }
     Ok(())

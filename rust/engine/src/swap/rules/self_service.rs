@@ -50,8 +50,9 @@ pub fn customer_binding(
     turn.external(&mut plan.core, External::AssetIdsResolved)?;
     let (swaps, energy) = service_intent(turn, &plan.core, location, location_id, account)?;
     turn.external(&mut plan.core, External::IntentSignalEmitted)?;
-    let returned = returned_battery(turn, &plan.core, request, account)?;
     turn.external(&mut plan.core, External::BindingEstablished)?;
+    // Asked of the machines after W1 to W3, which a model may give a meaning.
+    let returned = returned_battery(turn, &plan.core, request, account)?;
     allocate(
         turn,
         plan,
@@ -214,12 +215,12 @@ pub fn allocate(
 impl Session {
     /// Moves the session along its model, which takes the signal: what a request, a timer and ARM
     /// bring is demanded at load.
-    pub fn advance(&mut self, turn: &PlanTurn<'_, '_>, signal: SessionSignal) {
-        let step = turn
-            .setup
-            .session_model
-            .step(0, self.state, signal as u8, 0);
-        self.state = step.expect(CHECKED_AT_LOAD).next;
+    pub fn advance(&mut self, turn: &mut PlanTurn<'_, '_>, signal: SessionSignal) {
+        let model = &turn.setup.session_model;
+        let step = model.step(0, self.state, signal as u8, 0);
+        let step = step.expect(CHECKED_AT_LOAD);
+        self.state = step.next;
+        turn.turn.lanes.out.pass(step.place);
     }
 }
 
