@@ -26,7 +26,7 @@ __all__ = [
 def pack(records: Sequence[tuple[bytes, bytes | None]]) -> bytes:
     """Pack keyed records into one chunk; a value of None is a tombstone."""
 
-def unpack(data: bytes) -> list[tuple[bytes, bytes | None]]:
+def unpack(data: bytes | memoryview) -> list[tuple[bytes, bytes | None]]:
     """The records of a chunk, in order. Raises ValueError where the layout breaks."""
 
 def measure(data: bytes) -> tuple[int, int]:
@@ -89,8 +89,9 @@ class Router:
         """Compile rows: filter, event, entity, and the name of the topic's segment or of the
         payload's field that has the key. Raises ValueError for one without a key."""
 
-    def route(self, topic: str, payload: bytes) -> tuple[str, str, str | None] | None:
-        """Event, topic of the log and key of a message; None if no row matches."""
+    def route(self, topic: str, payload: bytes) -> tuple[int, str, str, str | None] | None:
+        """Place of the row, event, topic of the log and key of a message; None if no row
+        matches."""
 
     def pack(
         self,
@@ -117,7 +118,8 @@ class OutputChunk:
     @property
     def records(self) -> int: ...
     @property
-    def data(self) -> bytes: ...
+    def data(self) -> memoryview:
+        """The packed records: the engine's own bytes, not a copy; read-only."""
 
 @final
 class Output:

@@ -100,6 +100,7 @@ async def running(
         processor.stop(drain=drain)
         async with asyncio.timeout(IN_VAIN_S):
             await task
+        assert processor.counters.balance() == []
         if done is not None:
             done.update(processor.counters.outcomes)
 
@@ -109,7 +110,7 @@ def arrival(topic: str, payload: dict[str, Any], received_ms: int) -> Arrival:
     body = orjson.dumps(payload)
     routed = TABLE.route(topic, body)
     assert routed is not None
-    event, log_topic, key = routed
+    event, log_topic, key, _ = routed
     assert key is not None
     value = encode_signal(Signal(event, received_ms, "", topic, body))
     partition = _engine.partition_for(key.encode(), PARTITIONS)
