@@ -29,14 +29,14 @@ def pack(records: Sequence[tuple[bytes, bytes | None]]) -> bytes:
 def unpack(data: bytes | memoryview) -> list[tuple[bytes, bytes | None]]:
     """The records of a chunk, in order. Raises ValueError where the layout breaks."""
 
-def measure(data: bytes) -> tuple[int, int]:
+def measure(data: bytes | memoryview) -> tuple[int, int]:
     """How many records a chunk has, and the bytes of the largest one's key and value together.
 
     Raises ValueError where the layout breaks.
     """
 
 def write_batches(
-    data: bytes,
+    data: bytes | memoryview,
     *,
     producer: tuple[int, int],
     base_sequence: int,

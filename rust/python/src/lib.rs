@@ -36,26 +36,46 @@ fn pack<'py>(py: Python<'py>, records: Vec<PyRecord<'py>>) -> Bound<'py, PyBytes
 }
 
 /// The bytes of a chunk that Python holds.
-#[derive(FromPyObject)]
 enum PyChunk {
     Bytes(PyBackedBytes),
+    /// A view of a whole chunk of the engine's, which nobody writes to.
+    Own(Py<OutputChunk>),
     /// What else is a view of bytes is copied: nothing says that nobody writes there.
-    View(PyBuffer<u8>),
+    Copy(Vec<u8>),
+}
+
+impl PyChunk {
+    fn of(data: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(bytes) = data.extract() {
+            return Ok(Self::Bytes(bytes));
+        }
+        let view = PyBuffer::<u8>::get(data)?;
+        if data.is_exact_instance_of::<PyMemoryView>()
+            && let Ok(chunk) = data.getattr("obj")?.cast_into_exact::<OutputChunk>()
+            && view.is_c_contiguous()
+            && view.len_bytes() == chunk.get().bytes.len()
+        {
+            return Ok(Self::Own(chunk.unbind()));
+        }
+        view.to_vec(data.py()).map(Self::Copy)
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Own(chunk) => &chunk.get().bytes,
+            Self::Copy(bytes) => bytes,
+        }
+    }
 }
 
 /// The records of a chunk, in order.
 #[pyfunction]
-fn unpack(py: Python<'_>, data: PyChunk) -> PyResult<Bound<'_, PyList>> {
-    let copied;
-    let data: &[u8] = match &data {
-        PyChunk::Bytes(bytes) => bytes,
-        PyChunk::View(view) => {
-            copied = view.to_vec(py)?;
-            &copied
-        }
-    };
+fn unpack<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+    let py = data.py();
+    let chunk = PyChunk::of(data)?;
     let list = PyList::empty(py);
-    for record in chunk::Records::new(data) {
+    for record in chunk::Records::new(chunk.bytes()) {
         let (key, value) = record.map_err(|e| PyValueError::new_err(e.to_string()))?;
         list.append((PyBytes::new(py, key), value.map(|v| PyBytes::new(py, v))))?;
     }
@@ -64,9 +84,10 @@ fn unpack(py: Python<'_>, data: PyChunk) -> PyResult<Bound<'_, PyList>> {
 
 /// How many records a chunk has, and how many bytes the key and value of the largest.
 #[pyfunction]
-fn measure(data: &[u8]) -> PyResult<(usize, usize)> {
+fn measure(data: &Bound<'_, PyAny>) -> PyResult<(usize, usize)> {
+    let chunk = PyChunk::of(data)?;
     let (mut records, mut largest) = (0, 0);
-    for record in chunk::Records::new(data) {
+    for record in chunk::Records::new(chunk.bytes()) {
         let (key, value) = record.map_err(|e| PyValueError::new_err(e.to_string()))?;
         records += 1;
         largest = largest.max(key.len() + value.map_or(0, <[u8]>::len));
@@ -79,7 +100,7 @@ fn measure(data: &[u8]) -> PyResult<(usize, usize)> {
 #[pyo3(signature = (data, *, producer, base_sequence, transactional, timestamp_ms, bytes_max))]
 fn write_batches<'py>(
     py: Python<'py>,
-    data: PyBackedBytes,
+    data: &Bound<'py, PyAny>,
     producer: (i64, i16),
     base_sequence: i32,
     transactional: bool,
@@ -93,8 +114,9 @@ fn write_batches<'py>(
         transactional,
         timestamp_ms,
     };
+    let chunk = PyChunk::of(data)?;
     let batches = py
-        .detach(|| record_batch::write(&data, writer, bytes_max))
+        .detach(|| record_batch::write(chunk.bytes(), writer, bytes_max))
         .map_err(|e| PyValueError::new_err(e.to_string()))?;
     Ok(batches
         .into_iter()
