@@ -340,6 +340,8 @@ class Platform:
                 end()
             await self._tasks[role]
             logger.info("%s drained: %s", role, self.counters().get(role))
+        for line in self.balance():
+            logger.error("the counters do not add up: %s", line)
 
     def counters(self) -> dict[Role, RoleCounters]:
         """What each role that runs here has counted."""
