@@ -282,8 +282,12 @@ class Shard(Events, Stations):
         if event in DEDUPLICATED:
             seen = self.signal_id(event, turn.correlation)
             first = plan.window.get(seen)
+            asked = None if plan.session is None else plan.session.correlation
+            if event == "customer_binding" and asked == turn.correlation:
+                return "in_progress"
             if first is not None:
-                return self.repeat(turn, event, CODES[first[1]])
+                self.repeat(turn, event, CODES[first[1]])
+                return "duplicate"
         before = (
             plan.pair,
             plan.initialized,

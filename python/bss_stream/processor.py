@@ -164,7 +164,7 @@ class Processor:
         async with self._shards_in_use:
             if fetched and generation == self._generation:
                 await self._process(fetched)
-        now_s = time.monotonic()
+        now_s = asyncio.get_running_loop().time()
         if now_s >= self._next_tick_s:
             self._next_tick_s = now_s + self._settings.tick_interval_s
             await self._tick(consumer)

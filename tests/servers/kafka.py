@@ -45,9 +45,10 @@ CONFIGURATION: Final = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{broker},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{broker}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{broker},PROXIED://127.0.0.1:{behind},\
+CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{broker},PROXIED://127.0.0.1:{proxy}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
@@ -119,8 +120,15 @@ class KafkaServer:
         self._configuration = directory / "server.properties"
         self._process: subprocess.Popen[bytes] | None = None
         self.port = free_port()
+        self.proxy_port = free_port()
+        """Where clients that come over `port_behind_proxy` are told to find the broker."""
+        self.port_behind_proxy = free_port()
         text = CONFIGURATION.format(
-            broker=self.port, controller=free_port(), data=directory / "data"
+            broker=self.port,
+            behind=self.port_behind_proxy,
+            proxy=self.proxy_port,
+            controller=free_port(),
+            data=directory / "data",
         )
         self._configuration.write_text(text)
         self._format()
@@ -182,6 +190,21 @@ class KafkaServer:
         """Kill and start again, on the same ports and data."""
         self.kill()
         self.start()
+
+    def freeze(self) -> None:
+        """Let it do nothing, with its connections open (SIGSTOP)."""
+        assert self._process is not None, "start it first"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None, "start it first"
+        self._process.send_signal(signal.SIGCONT)
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self._process is not None and self._process.poll() is None
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:

@@ -4,6 +4,7 @@ use crate::core::chunk::{ChunkError, Records};
 use crate::core::codec::StateError;
 use crate::core::output::Lane;
 use crate::core::store::AHEAD;
+use crate::swap::coverage::{Coverage, coverage};
 use crate::swap::describe::describe;
 use crate::swap::outcome::Outcomes;
 use crate::swap::setup::Setup;
@@ -228,6 +229,16 @@ impl Engine {
     /// [`EngineError::NotOpen`].
     pub fn entities(&mut self, partition: u32) -> Result<[usize; 3], EngineError> {
         Ok(self.shard(partition)?.entities())
+    }
+
+    /// What a shard has come through since it was opened, or since the last reload.
+    ///
+    /// # Errors
+    /// [`EngineError::NotOpen`].
+    pub fn coverage(&self, partition: u32) -> Result<Coverage<'_>, EngineError> {
+        let shard = self.shards.get(&partition);
+        let shard = shard.ok_or(EngineError::NotOpen(partition))?;
+        Ok(coverage(&self.setup, shard.counts()))
     }
 
     /// Takes another set-up; every open shard is read again under it, or nothing changes.

@@ -13,10 +13,22 @@ pub struct SignalFrame<'a> {
     pub received_ms: i64,
     /// MQTT 5 correlation data, or empty.
     pub correlation: &'a str,
-    /// The MQTT topic it came from, or `engine`.
+    /// The MQTT topic it came from, with [`REPLAY`] before it when an operator has brought a dead
+    /// letter once more; or `engine`.
     pub source: &'a str,
     /// The body.
     pub payload: &'a [u8],
+}
+
+/// What stands before the source of a signal that is replayed.
+const REPLAY: &str = "replay:";
+
+impl SignalFrame<'_> {
+    /// Whether an operator has brought it once more, after it was refused.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        self.source.starts_with(REPLAY)
+    }
 }
 
 /// Takes a signal frame apart; `None` if it does not follow the layout of version 1.
@@ -90,6 +102,23 @@ pub fn signal_rest(out: &mut Vec<u8>, received_ms: i64) {
     out.push(b'\t');
     write_int(out, received_ms);
     out.extend_from_slice(b"\t\tengine\n");
+}
+
+/// Appends the header of a signal frame for a message from outside; the payload follows.
+pub fn external_signal_header(
+    out: &mut Vec<u8>,
+    event: &str,
+    received_ms: i64,
+    correlation: &str,
+    source: &str,
+) {
+    out.push(b'1');
+    text(out, event);
+    out.push(b'\t');
+    write_int(out, received_ms);
+    text(out, correlation);
+    text(out, source);
+    out.push(b'\n');
 }
 
 /// What kind of MQTT message an outbox record holds.

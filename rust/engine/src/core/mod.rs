@@ -2,6 +2,7 @@
 
 pub mod chunk;
 pub mod codec;
+pub mod coverage;
 pub mod decimal;
 pub mod dedupe;
 pub mod frame;
@@ -11,5 +12,6 @@ pub mod json;
 pub mod ledger;
 pub mod output;
 pub mod partition;
+pub mod record_batch;
 pub mod store;
 pub mod time;

@@ -75,6 +75,7 @@ fn plan(setup: &Setup, id: &str, plan: &Plan) -> Value {
         "status": plan.status(setup, plan.clock_ms),
         "initialized": core.initialized,
         "cancel_requested": core.cancel_requested,
+        "replacement_owed": core.replacement_owed,
         "period_end_ms": core.period_end_ms,
         "grace_end_ms": core.grace_end_ms,
         "grace_enforced": core.grace_enforced,

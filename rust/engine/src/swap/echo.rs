@@ -1,5 +1,6 @@
 //! Echoes: the answer to every request, on the topics that the contract names.
 
+use super::coverage::ending;
 use super::event::Event;
 use super::plan::Plan;
 use super::reason::{Reason, Rejection};
@@ -60,6 +61,10 @@ impl Turn<'_> {
     /// Answers a request that is refused, and keeps the record if its input is at fault.
     pub fn refuse(&mut self, event: Event, rejection: &Rejection) {
         let reason = rejection.reason;
+        if self.origin.is_none() {
+            // How a record ends is counted where it came in; a timer has none.
+            self.lanes.out.pass(ending(Some(event), reason));
+        }
         self.echo(event, false, &[reason.signal()], reason, |out| {
             text_field(out, "message", Some(reason.message()));
             if !rejection.detail.is_empty() {
@@ -72,23 +77,16 @@ impl Turn<'_> {
         }
     }
 
-    /// Answers a request that was seen before, with its first outcome.
+    /// Answers a request that was seen before, with its first outcome: a client that has missed
+    /// the first echo, or hears both, is told the same.
     pub fn repeat(&mut self, event: Event, first: Reason) {
         // What was a repeat itself had succeeded, too.
         let succeeded = matches!(first, Reason::Ok | Reason::Duplicate);
-        let reason = if first == Reason::InProgress {
-            first
-        } else {
-            Reason::Duplicate
-        };
-        let signal = if succeeded {
-            Reason::Duplicate.signal()
-        } else {
-            first.signal()
-        };
-        self.echo(event, succeeded, &[signal], reason, |out| {
+        let reason = if succeeded { Reason::Duplicate } else { first };
+        self.echo(event, succeeded, &[reason.signal()], reason, |out| {
             text_field(out, "first_reason", Some(first.code()));
             text_field(out, "message", Some(reason.message()));
+            text_field(out, "action_required", reason.action());
         });
     }
 }

@@ -1,5 +1,6 @@
 //! Set-up: markets, templates, stations and models, compiled to integers and bits at load.
 
+use super::coverage::table_of_model;
 use super::vocabulary::ModelKind;
 use crate::core::decimal;
 use crate::core::fsm::Model;
@@ -373,13 +374,14 @@ impl Models {
         let mut models = Self::default();
         for (at, doc) in docs.iter().enumerate() {
             let file = format!("setup.models[{at}]");
-            let (kind, model) = match ModelKind::compile(&file, doc.get().as_bytes()) {
+            let (kind, mut model) = match ModelKind::compile(&file, doc.get().as_bytes()) {
                 Ok(compiled) => compiled,
                 Err(found) => {
                     faults.extend(found);
                     continue;
                 }
             };
+            model.counted_in = table_of_model(at);
             let slot = match kind {
                 ModelKind::Plan => {
                     models.plans.push(model);

@@ -2,6 +2,7 @@
 
 use super::arrival::{Arrival, Envelope, is_clean_text};
 use super::asset::Asset;
+use super::coverage::ending;
 use super::event::Event;
 use super::outcome::Outcomes;
 use super::plan::{OWN_STATE, Plan};
@@ -13,6 +14,7 @@ use super::station::Station;
 use super::topics::EntityKind;
 use super::turn::{Lanes, Turn};
 use crate::core::codec::StateError;
+use crate::core::coverage::Counts;
 use crate::core::frame::{Origin, parse_signal};
 use crate::core::output::Lane;
 use crate::core::store::{SlotIndex, Store};
@@ -109,6 +111,12 @@ impl Shard {
         Some(self.applied[kind as usize]).filter(|offset| *offset >= 0)
     }
 
+    /// How often each place has been passed since the shard was opened.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        self.lanes.out.counts()
+    }
+
     /// When the next timer is due.
     pub fn next_due_ms(&mut self) -> Option<i64> {
         self.plans.next_due_ms()
@@ -184,12 +192,14 @@ impl Shard {
             let key = String::from_utf8_lossy(key);
             let mut turn = self.turn(setup, origin, id.unwrap_or("-"), value);
             turn.dead_letter(reason, &key);
+            self.lanes.out.pass(ending(None, reason));
             return reason;
         };
         let Some(event) = Event::find(kind, frame.event) else {
             let mut turn = self.turn(setup, origin, id, value);
             turn.recorded_ms = frame.received_ms;
             turn.dead_letter(Reason::UnknownEvent, frame.event);
+            self.lanes.out.pass(ending(None, Reason::UnknownEvent));
             return Reason::UnknownEvent;
         };
         let arrival = Arrival {
@@ -201,7 +211,8 @@ impl Shard {
             raw: value,
         };
         let limits = setup.limits;
-        match request::parse(frame.payload, limits.payload_bytes_max, limits.nesting_max) {
+        let parsed = request::parse(frame.payload, limits.payload_bytes_max, limits.nesting_max);
+        let reason = match parsed {
             Ok(request) => match arrival.envelope(setup, &request) {
                 Ok(envelope) => self.dispatch(setup, &arrival, &request, &envelope),
                 Err(rejection) => {
@@ -218,7 +229,9 @@ impl Shard {
                 }
             },
             Err(rejection) => self.refuse(setup, &arrival, frame.correlation, &rejection),
-        }
+        };
+        self.lanes.out.pass(ending(Some(event), reason));
+        reason
     }
 
     /// A turn of which nothing is known yet but the record.
