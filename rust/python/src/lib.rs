@@ -5,13 +5,13 @@ use bss_engine::core::{chunk, frame, partition, record_batch};
 use bss_engine::engine::{self, EngineError, Input};
 use bss_engine::swap::event::Event;
 use bss_engine::swap::{coverage, reason, router, topics, vocabulary};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyList, PyMemoryView};
 use std::ffi::c_int;
-use std::ops::Deref;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A record of a chunk as Python sees it.
@@ -35,47 +35,47 @@ fn pack<'py>(py: Python<'py>, records: Vec<PyRecord<'py>>) -> Bound<'py, PyBytes
     PyBytes::new(py, &out)
 }
 
-/// The bytes of a chunk that Python holds, without a copy.
+/// The bytes of a chunk that Python holds.
 enum PyChunk {
     Bytes(PyBackedBytes),
-    /// The data of a chunk that the engine has made.
+    /// A view of a whole chunk of the engine's, which nobody writes to.
     Own(Py<OutputChunk>),
+    /// What else is a view of bytes is copied: nothing says that nobody writes there.
+    Copy(Vec<u8>),
 }
 
-impl<'py> FromPyObject<'_, 'py> for PyChunk {
-    type Error = PyErr;
-
-    fn extract(data: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+impl PyChunk {
+    fn of(data: &Bound<'_, PyAny>) -> PyResult<Self> {
         if let Ok(bytes) = data.extract() {
             return Ok(Self::Bytes(bytes));
         }
-        if let Ok(view) = data.cast::<PyMemoryView>()
-            && let Ok(chunk) = view.getattr("obj")?.cast_into::<OutputChunk>()
-            && view.len()? == chunk.get().bytes.len()
+        let view = PyBuffer::<u8>::get(data)?;
+        if data.is_exact_instance_of::<PyMemoryView>()
+            && let Ok(chunk) = data.getattr("obj")?.cast_into_exact::<OutputChunk>()
+            && view.is_c_contiguous()
+            && view.len_bytes() == chunk.get().bytes.len()
         {
             return Ok(Self::Own(chunk.unbind()));
         }
-        let message = "expected bytes, or the whole data of an OutputChunk";
-        Err(PyTypeError::new_err(message))
+        view.to_vec(data.py()).map(Self::Copy)
     }
-}
 
-impl Deref for PyChunk {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
+    fn bytes(&self) -> &[u8] {
         match self {
             Self::Bytes(bytes) => bytes,
             Self::Own(chunk) => &chunk.get().bytes,
+            Self::Copy(bytes) => bytes,
         }
     }
 }
 
 /// The records of a chunk, in order.
 #[pyfunction]
-fn unpack(py: Python<'_>, data: PyChunk) -> PyResult<Bound<'_, PyList>> {
+fn unpack<'py>(data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyList>> {
+    let py = data.py();
+    let chunk = PyChunk::of(data)?;
     let list = PyList::empty(py);
-    for record in chunk::Records::new(&data) {
+    for record in chunk::Records::new(chunk.bytes()) {
         let (key, value) = record.map_err(|e| PyValueError::new_err(e.to_string()))?;
         list.append((PyBytes::new(py, key), value.map(|v| PyBytes::new(py, v))))?;
     }
@@ -84,9 +84,10 @@ fn unpack(py: Python<'_>, data: PyChunk) -> PyResult<Bound<'_, PyList>> {
 
 /// How many records a chunk has, and how many bytes the key and value of the largest.
 #[pyfunction]
-fn measure(data: PyChunk) -> PyResult<(usize, usize)> {
+fn measure(data: &Bound<'_, PyAny>) -> PyResult<(usize, usize)> {
+    let chunk = PyChunk::of(data)?;
     let (mut records, mut largest) = (0, 0);
-    for record in chunk::Records::new(&data) {
+    for record in chunk::Records::new(chunk.bytes()) {
         let (key, value) = record.map_err(|e| PyValueError::new_err(e.to_string()))?;
         records += 1;
         largest = largest.max(key.len() + value.map_or(0, <[u8]>::len));
@@ -99,7 +100,7 @@ fn measure(data: PyChunk) -> PyResult<(usize, usize)> {
 #[pyo3(signature = (data, *, producer, base_sequence, transactional, timestamp_ms, bytes_max))]
 fn write_batches<'py>(
     py: Python<'py>,
-    data: PyChunk,
+    data: &Bound<'py, PyAny>,
     producer: (i64, i16),
     base_sequence: i32,
     transactional: bool,
@@ -113,8 +114,9 @@ fn write_batches<'py>(
         transactional,
         timestamp_ms,
     };
+    let chunk = PyChunk::of(data)?;
     let batches = py
-        .detach(|| record_batch::write(&data, writer, bytes_max))
+        .detach(|| record_batch::write(chunk.bytes(), writer, bytes_max))
         .map_err(|e| PyValueError::new_err(e.to_string()))?;
     Ok(batches
         .into_iter()
@@ -198,6 +200,9 @@ fn topic_names() -> Vec<&'static str> {
 /// payload's field that has the key.
 type PyRow = (String, String, String, Option<String>, Option<String>);
 
+/// Place of the row, event, topic of the log, and the key if it is there.
+type PyRouted = (usize, String, &'static str, Option<String>);
+
 /// Topic, partition, records, packed records.
 type PyLane<'py> = (&'static str, u32, usize, Bound<'py, PyBytes>);
 
@@ -242,10 +247,11 @@ impl Router {
         Ok(Self { inner })
     }
 
-    fn route(&self, topic: &str, payload: &[u8]) -> Option<(String, &'static str, Option<String>)> {
+    fn route(&self, topic: &str, payload: &[u8]) -> Option<PyRouted> {
         self.inner.route(topic, payload).map(|routed| {
             let key = routed.key.map(std::borrow::Cow::into_owned);
-            (routed.event.to_owned(), routed.kind.signals_name(), key)
+            let event = routed.event.to_owned();
+            (routed.row, event, routed.kind.signals_name(), key)
         })
     }
 
@@ -377,7 +383,7 @@ impl Coverage {
 }
 
 /// One partition's records as Python hands them over.
-type PyInput = (PyBackedStr, u32, Vec<i64>, PyChunk);
+type PyInput = (PyBackedStr, u32, Vec<i64>, PyBackedBytes);
 
 /// The engine.
 #[pyclass(frozen, module = "bss_stream._engine")]
@@ -419,10 +425,27 @@ impl Engine {
         py: Python<'_>,
         partition: u32,
         state_topic: PyBackedStr,
-        data: PyChunk,
+        data: PyBackedBytes,
     ) -> PyResult<usize> {
         py.detach(|| self.inner().restore(partition, &state_topic, &data))
             .map_err(|e| value_error(&e))
+    }
+
+    fn snapshot<'py>(
+        &self,
+        py: Python<'py>,
+        partition: u32,
+        state_topic: PyBackedStr,
+        first: usize,
+        bytes_max: usize,
+    ) -> PyResult<(usize, Bound<'py, PyBytes>, Option<usize>)> {
+        let (records, data, next) = py
+            .detach(|| {
+                self.inner()
+                    .snapshot(partition, &state_topic, first, bytes_max)
+            })
+            .map_err(|e| value_error(&e))?;
+        Ok((records, PyBytes::new(py, &data), next))
     }
 
     fn applied_offset(&self, partition: u32, topic: &str) -> PyResult<Option<i64>> {
