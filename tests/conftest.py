@@ -7,6 +7,7 @@ from hypothesis import settings
 pytest_plugins = [
     "tests.servers.certificates",
     "tests.servers.kafka",
+    "tests.servers.kafka_access",
     "tests.servers.mosquitto",
     "tests.servers.postgres",
 ]

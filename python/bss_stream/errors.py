@@ -25,6 +25,11 @@ class FencedError(LogError):
     """Another owner of the same shard has taken over; this one must drop the shard."""
 
 
+class LogAccessError(LogError):
+    """The log refuses this client: its certificate, user, password or rights. Trying again is no
+    use."""
+
+
 class OffsetOutOfRangeError(LogError):
     """A committed offset lies below the start of the log: records were lost to retention."""
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import TypeVar
 
 from bss_stream import _engine, topics
-from bss_stream.errors import LogError
+from bss_stream.errors import LogAccessError, LogError
 from bss_stream.log.protocol import (
     Chunk,
     Consumer,
@@ -122,6 +122,8 @@ class Processor:
                 try:
                     await self._work()
                     return
+                except LogAccessError:
+                    raise
                 except LogError as error:
                     if self._stopping.is_set():
                         raise

@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 from bss_stream import topics
 from bss_stream._engine import pack, partition_for, unpack
 from bss_stream.echo import ECHO_EXPIRY_S, ECHO_PROPERTIES
-from bss_stream.errors import FrameError, LogError, OffsetOutOfRangeError
+from bss_stream.errors import FrameError, LogAccessError, LogError, OffsetOutOfRangeError
 from bss_stream.frames import (
     DeadLetter,
     OutboxKind,
@@ -147,7 +147,7 @@ class Publisher:
             try:
                 await self._work(appender)
                 return
-            except OffsetOutOfRangeError:
+            except (LogAccessError, OffsetOutOfRangeError):
                 raise
             except LogError as error:
                 if self._stopping.is_set():

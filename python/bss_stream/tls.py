@@ -5,7 +5,7 @@ from typing import Final
 
 from bss_stream.errors import ConfigError
 
-_OF_SERVER: Final = {
+_OF_SERVER: Final[dict[int | None, str]] = {
     9: "the server's certificate is not valid yet: check the clocks of both machines",
     10: "the server's certificate has expired: renew it on the server",
     62: "the server's certificate is for another name: connect to a name that stands in it",
@@ -19,14 +19,14 @@ _UNTRUSTED: Final = (
 )
 
 _NOT_ACCEPTED: Final = (
-    "the server does not accept this client's certificate: have cert_file issued by an authority "
-    "that the server trusts, and renew it in time"
+    "the server does not accept this client's certificate, or that it shows none: set cert_file "
+    "and key_file to a valid one of an authority that the server trusts"
 )
 _NO_CERTIFICATE: Final = "the server wants a client's certificate: set cert_file and key_file"
 _NO_TLS: Final = "the server speaks no TLS on this port: check the port, or switch TLS off"
 _NO_COMMON: Final = "the server and this client have no version or cipher of TLS in common"
 
-_BY_REASON: Final = {
+_BY_REASON: Final[dict[str | None, str]] = {
     "TLSV13_ALERT_CERTIFICATE_REQUIRED": _NO_CERTIFICATE,
     # What a server of TLS 1.2 says instead; it says so for want of a common cipher, too.
     "SSLV3_ALERT_HANDSHAKE_FAILURE": f"{_NO_COMMON}, or {_NO_CERTIFICATE}",
@@ -43,6 +43,8 @@ _BY_REASON: Final = {
     "RECORD_LAYER_FAILURE": _NO_TLS,
 }
 """By OpenSSL's name of what went wrong, which alerts of the server give, too."""
+
+_CAUSES_MAX: Final = 10
 
 
 def client_context(
@@ -78,12 +80,15 @@ def refusal(error: BaseException | None) -> str | None:
 
     Looks at what an error was caused by, too.
     """
-    seen = 0
-    while error is not None and seen < 10:
+    for _ in range(_CAUSES_MAX):
+        # Not every error of these types comes from OpenSSL, so not all have its attributes.
         if isinstance(error, ssl.SSLCertVerificationError):
-            return _OF_SERVER.get(error.verify_code, _UNTRUSTED)
-        if isinstance(error, ssl.SSLError) and error.reason in _BY_REASON:
-            return _BY_REASON[error.reason]
+            return _OF_SERVER.get(getattr(error, "verify_code", None), _UNTRUSTED)
+        if isinstance(error, ssl.SSLError):
+            advice = _BY_REASON.get(getattr(error, "reason", None))
+            if advice is not None:
+                return advice
+        if error is None:
+            break
         error = error.__cause__ or error.__context__
-        seen += 1
     return None

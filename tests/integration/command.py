@@ -23,7 +23,7 @@ def gives_up(command: str, config: Path, *secrets: str) -> str:
     )
     said = done.stdout + done.stderr
     assert done.returncode in (1, 2), said
-    assert "Traceback" not in said
+    assert "Traceback" not in said, said
     for secret in secrets:
         assert secret not in said
     return said

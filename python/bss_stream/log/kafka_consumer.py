@@ -28,6 +28,7 @@ from bss_stream.log.kafka_client import (
     RECORD_BYTES_MAX,
     STOP_TIMEOUT_S,
     KafkaOptions,
+    connecting,
     translated,
     within,
 )
@@ -120,7 +121,8 @@ class KafkaConsumer:
 
     async def open(self) -> None:
         """Connect and ask to join; partitions come with a later poll. Raises LogError."""
-        with translated(f"join {self._group} on {self._options.bootstrap_servers}"):
+        joining = f"join {self._group} on {self._options.bootstrap_servers}"
+        async with connecting(self._options, joining):
             self._consumer = _consumer(
                 self._options,
                 f"group-{self._group}",

@@ -22,6 +22,7 @@ from bss_stream.log.kafka_client import (
     STOP_TIMEOUT_S,
     KafkaOptions,
     as_log_error,
+    connecting,
     translated,
     within,
 )
@@ -46,7 +47,7 @@ RECORD_OVERHEAD_BYTES: Final = 256
 
 async def start_producer(options: KafkaOptions, role: str, **settings: Any) -> Any:
     """A started aiokafka producer with acks=all and idempotence. Raises LogError."""
-    with translated(f"open the producer {role} on {options.bootstrap_servers}"):
+    async with connecting(options, f"open the producer {role} on {options.bootstrap_servers}"):
         producer = AIOKafkaProducer(
             **options.client(role),
             acks="all",
