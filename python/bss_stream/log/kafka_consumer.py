@@ -29,6 +29,7 @@ from bss_stream.log.kafka_client import (
     STOP_TIMEOUT_S,
     KafkaOptions,
     connecting,
+    hangs_up_at_once,
     translated,
     within,
 )
@@ -56,7 +57,7 @@ EMPTY_FETCHES_MAX: Final = 3
 
 
 def _consumer(options: KafkaOptions, role: str, **settings: Any) -> Any:
-    return AIOKafkaConsumer(
+    consumer = AIOKafkaConsumer(
         **options.client(role),
         isolation_level="read_committed",
         enable_auto_commit=False,
@@ -66,6 +67,8 @@ def _consumer(options: KafkaOptions, role: str, **settings: Any) -> Any:
         max_partition_fetch_bytes=RECORD_BYTES_MAX,
         **settings,
     )
+    hangs_up_at_once(consumer._client)
+    return consumer
 
 
 async def _stop(consumer: Any) -> None:

@@ -23,6 +23,7 @@ from bss_stream.log.kafka_client import (
     KafkaOptions,
     as_log_error,
     connecting,
+    hangs_up_at_once,
     translated,
     within,
 )
@@ -56,6 +57,7 @@ async def start_producer(options: KafkaOptions, role: str, **settings: Any) -> A
             max_request_size=RECORD_BYTES_MAX,
             **settings,
         )
+        hangs_up_at_once(producer.client)
         try:
             async with asyncio.timeout(OPEN_TIMEOUT_S):
                 await producer.start()
