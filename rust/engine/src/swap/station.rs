@@ -223,7 +223,7 @@ impl Station {
                 total_assignments: input.uint()?,
                 total_returns: input.uint()?,
                 total_restocks: input.uint()?,
-                warned: Warned::from_bits(input.byte()?),
+                warned: Warned::from_bits(input.bits(0b111)?),
             });
         }
         for _ in 0..input.count()? {
