@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from bench import messages
 from bench.baselines.plain_python import Input, PlainPython
+from bench.baselines.plain_tables import Model
 from bench.traffic import START_MS, Arrival, Batch, City, batches
 from bss_stream import _engine, topics
 from bss_stream.setup import compile_setup, load_setup
@@ -78,17 +79,28 @@ def open_engine(setup: bytes, partitions: int = 1, threads: int = 1) -> _engine.
     return engine
 
 
-def baseline_calls(recording: Recording, traffic: Sequence[Batch]) -> Iterator[Call]:
-    """The same into the plain-Python baseline; its records are unpacked beforehand."""
-    baseline = PlainPython(recording.setup, partition=0, partitions=1)
-    for batch in recording.settling:
-        baseline.process(_unpacked(batch), batch.now_ms)
+def baseline_calls(
+    recording: Recording, traffic: Sequence[Batch], *, model: type[Model] = Model
+) -> Iterator[Call]:
+    """The same into the plain-Python baseline; its records are unpacked beforehand.
+
+    `model` runs the state machines: the baseline's own tables, or a peer's library.
+    """
+    baseline = settled_baseline(recording, PlainPython(recording.setup, model=model))
     for batch in traffic:
-        inputs = _unpacked(batch)
+        inputs = unpacked(batch)
         yield lambda i=inputs, b=batch: baseline.process(i, b.now_ms)  # type: ignore[misc]
 
 
-def _unpacked(batch: Batch) -> Sequence[Input]:
+def settled_baseline(recording: Recording, baseline: PlainPython) -> PlainPython:
+    """The baseline with every plan of the recording at its first battery."""
+    for batch in recording.settling:
+        baseline.process(unpacked(batch), batch.now_ms)
+    return baseline
+
+
+def unpacked(batch: Batch) -> Sequence[Input]:
+    """A batch's records as Python objects, which the baseline starts from."""
     return [
         (topic, offsets, [(key, value or b"") for key, value in _engine.unpack(data)])
         for topic, _, offsets, data in batch.inputs

@@ -12,14 +12,14 @@ from typing import Self
 
 from bss_stream import topics
 from bss_stream.config import Config
-from bss_stream.frames import OutboxKind, decode_outbox, decode_signal
 from bss_stream.log.embedded import EmbeddedLog
 from bss_stream.log.protocol import ReadableLog
 from bss_stream.roles import make_log
 from bss_stream.setup import compile_setup
+from tests.effects import Request, check_effects, requests
 from tests.eventually import eventually
 from tests.integration.databases import query
-from tests.undisturbed import Contents, check_contents, is_internal, read_log, undisturbed
+from tests.undisturbed import Contents, check_contents, read_log, undisturbed
 
 CLI = (sys.executable, "-c", "from bss_stream.cli import main; main()")
 """`bss-stream` of the package that the tests import."""
@@ -46,6 +46,8 @@ class PlatformProcess:
             self._arguments.append("--verbose")
         self._log = config.with_name(f"{self.name}.log")
         self._process: asyncio.subprocess.Process | None = None
+        self._seen = 0
+        """How much of the log was there before the last start."""
 
     @property
     def log(self) -> str:
@@ -60,7 +62,12 @@ class PlatformProcess:
 
     async def start(self) -> None:
         """Start it and wait until it says that it runs."""
-        seen = self._log.stat().st_size if self._log.exists() else 0
+        await self.spawn()
+        await self.ready()
+
+    async def spawn(self) -> None:
+        """Start it."""
+        self._seen = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *CLI,
@@ -69,8 +76,11 @@ class PlatformProcess:
                 stderr=log,
                 start_new_session=True,
             )
+
+    async def ready(self) -> None:
+        """Wait until it says that it runs."""
         async with asyncio.timeout(READY_TIMEOUT_S):
-            while READY not in self._log.read_bytes()[seen:]:
+            while READY not in self._log.read_bytes()[self._seen :]:
                 assert self.process.returncode is None, self.log
                 await asyncio.sleep(0.05)
 
@@ -78,6 +88,14 @@ class PlatformProcess:
         """End it without a chance to do anything (SIGKILL)."""
         self.process.kill()
         await self.process.wait()
+
+    def freeze(self) -> None:
+        """Let it do nothing, with its connections open (SIGSTOP)."""
+        self.process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on, as if no time had passed."""
+        self.process.send_signal(signal.SIGCONT)
 
     async def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Ask it and its children to drain, as a terminal or an init system does; its exit code."""
@@ -164,28 +182,23 @@ async def audit(config: Path) -> tuple[int, str]:
     return process.returncode, output.decode()
 
 
-Request = tuple[str, str]
-"""Plan id and correlation id."""
-
-
 async def check_log(file: Path, *, at_rest: bool = True) -> set[Request]:
     """Each signal in a platform's log had its effect, once; the requests in it.
 
     Everything in the log must be what one engine makes of its signals, and, if all came to its end
-    (before the platform did), every request have an echo among that.
+    (before the platform did), every request be answered, its answers alike and nothing under way.
     """
     config = Config.load(file)
-    contents, setup = await _contents(config), compile_setup(config.load_setup())
+    contents, setup = await read_contents(config), compile_setup(config.load_setup())
     now_ms = time.time_ns() // 1_000_000 if at_rest else 0
     check_contents(
         contents, undisturbed(contents, setup, partitions=config.partitions, now_ms=now_ms)
     )
-    requests = _requests(contents)
-    assert requests
+    made = requests(contents)
+    assert made
     if at_rest:
-        unanswered = sorted(requests - _echoes(contents))
-        assert not unanswered, f"{len(unanswered)} requests without an echo: {unanswered[:10]}"
-    return requests
+        check_effects(contents, setup, partitions=config.partitions)
+    return made
 
 
 async def come_to_rest(file: Path) -> None:
@@ -209,7 +222,7 @@ async def come_to_rest(file: Path) -> None:
 async def all_copied(file: Path) -> None:
     """Wait until the ledger database has as many entries as the log's ledgers."""
     config = Config.load(file)
-    contents = await _contents(config)
+    contents = await read_contents(config)
     entries = sum(len(contents[topic]) for topic in topics.LEDGERS)
     await eventually(lambda: _entries_in(config) == entries, COPY_TIMEOUT_S)
 
@@ -220,7 +233,8 @@ def _entries_in(config: Config) -> int:
     return count
 
 
-async def _contents(config: Config) -> Contents:
+async def read_contents(config: Config) -> Contents:
+    """Everything in the log that a configuration names, also while the platform runs."""
     embedded = config.log.backend == "embedded"
     log: ReadableLog = EmbeddedLog.read_only(config.log_directory) if embedded else make_log(config)
     await log.open()
@@ -228,13 +242,3 @@ async def _contents(config: Config) -> Contents:
         return await read_log(log)
     finally:
         await log.close()
-
-
-def _requests(contents: Contents) -> set[Request]:
-    external = [record for record in contents[topics.SIGNALS_PLAN] if not is_internal(record.value)]
-    return {(r.key.decode(), decode_signal(r.value).correlation) for r in external}
-
-
-def _echoes(contents: Contents) -> set[Request]:
-    messages = [(r.key.decode(), decode_outbox(r.value)) for r in contents[topics.OUTBOX]]
-    return {(key, m.correlation) for key, m in messages if m.kind is OutboxKind.ECHO}

@@ -327,7 +327,9 @@ class Events(Payments):
         late = not awaited or session is None
         if late and any(account.asset == asset for account in plan.accounts):
             return "duplicate"
-        if late and plan.window.get(self._binding_id(turn), (0, -1))[1] == REASONS["ok"][0]:
+        told = self._outcome_id(turn, "customer_binding"), self._outcome_id(turn, "battery_out")
+        ok = REASONS["ok"][0]
+        if late and any(plan.window.get(one, (0, -1))[1] == ok for one in told):
             detail = f"{asset}: the request has had its battery"
             raise RejectedError("unknown_allocation", detail)
         if late or session is None:
@@ -351,11 +353,13 @@ class Events(Payments):
             self._use_energy(turn, plan, request, session.held_energy, facts)
         over = "QUOTA_LIMIT_REACHED" if plan.is_exhausted() else "ALL_STATES_UPDATED"
         self._forced(turn, plan, over)
-        self._remember_binding(turn, plan, "ok")
+        self._remember(turn, plan, "battery_out" if late else "customer_binding", "ok")
+        if late:
+            self._notify(turn, plan, "BATTERY_ISSUED_LATE", asset, location)
+            return "ok"
         metadata = f',"asset_id":"{asset}","location_id":"{location}"'
         fleet = plan.template.services[at].fleet_id
         metadata += f',"fleet_id":"{fleet}"' if fleet is not None else ""
-        metadata += ',"late":true' if late else ""
         metadata += f',"issued_at":"{turn.event_at}"{self.plan_states(plan, turn.event_ms)}'
         signals = '"ASSET_ALLOCATED","SERVICE_COMPLETED"'
         self.echo(turn, "customer_binding", True, signals, "ok", metadata)
@@ -439,11 +443,20 @@ class Events(Payments):
         except RejectedError as error:
             self.dead_letter(turn, error.reason, error.detail)
 
-    def _remember_binding(self, turn: Turn, plan: Plan, reason: str) -> None:
-        self.remember(plan.window, self._binding_id(turn), reason, turn.recorded_ms)
+    def _remember(self, turn: Turn, plan: Plan, name: str, reason: str) -> None:
+        self.remember(plan.window, self._outcome_id(turn, name), reason, turn.recorded_ms)
 
-    def _binding_id(self, turn: Turn) -> bytes:
-        return self.signal_id("customer_binding", turn.correlation)
+    def _outcome_id(self, turn: Turn, name: str) -> bytes:
+        return self.signal_id(name, turn.correlation)
+
+    def _notify(self, turn: Turn, plan: Plan, signal: str, asset: str, location: str) -> None:
+        """Tells the customer of something that nobody asked about."""
+        payload = (
+            f'{{"timestamp":"{turn.event_at}","plan_id":"{plan.plan_id}","correlation_id":'
+            f'"{turn.corr}","customer_id":"{plan.customer_id}","signal":"{signal}","asset_id":'
+            f'"{asset}","location_id":"{location}"}}'
+        )
+        self.publish(turn, "emit", f"emit/abs/bss/plan/{plan.plan_id}/notification", payload)
 
     def allocation_denied(self, turn: Turn, plan: Plan, request: Internal) -> str:
         """The station or ARM has refused."""
@@ -465,7 +478,7 @@ class Events(Payments):
         if template.energy is not None:
             held = session.held_energy
             self._hold(turn, plan, template.energy, "quota_released", held, -held)
-        self._remember_binding(turn, plan, reason)
+        self._remember(turn, plan, "customer_binding", reason)
         self.refuse(turn, "customer_binding", reason, session.location)
 
     # Timers.

@@ -16,6 +16,7 @@ from bench.baselines import plain_wire as wire
 from bench.baselines.plain_rules import Record
 from bench.baselines.plain_shard import Shard
 from bench.baselines.plain_state import LAST, NO_ASSET, sint
+from bench.baselines.plain_tables import Model
 from bench.baselines.plain_wire import (
     FRACTIONS,
     MINUTE_TEXTS,
@@ -34,9 +35,17 @@ class PlainPython(Shard):
     """One shard of plans, stations and assets."""
 
     def __init__(
-        self, setup: bytes, *, partition: int = 0, partitions: int = 1, cheap_ids: bool = True
+        self,
+        setup: bytes,
+        *,
+        partition: int = 0,
+        partitions: int = 1,
+        cheap_ids: bool = True,
+        model: type[Model] = Model,
     ) -> None:
-        super().__init__(setup, partition=partition, partitions=partitions, cheap_ids=cheap_ids)
+        super().__init__(
+            setup, partition=partition, partitions=partitions, cheap_ids=cheap_ids, model=model
+        )
         self._clean_ids: set[str] = set()
         self._energies: dict[tuple[int, bytes], int] = {}
 

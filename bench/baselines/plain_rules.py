@@ -208,14 +208,16 @@ class Rules:
         if is_dead_letter:
             self.dead_letter(turn, reason, detail)
 
-    def repeat(self, turn: Turn, event: str, first: str) -> str:
+    def repeat(self, turn: Turn, event: str, first: str) -> None:
         """Answers a request that was seen before."""
-        reason = first if first == "in_progress" else "duplicate"
         succeeded = first in ("ok", "duplicate")
-        signal = SIGNALS.get("duplicate" if succeeded else first, "VALIDATION_FAILED")
-        metadata = f',"first_reason":"{first}","message":"{REASONS[reason][1]}"'
+        reason = "duplicate" if succeeded else first
+        _, message, action, _ = REASONS[reason]
+        signal = SIGNALS.get(reason, "VALIDATION_FAILED")
+        metadata = f',"first_reason":"{first}","message":"{message}"'
+        if action is not None:
+            metadata += f',"action_required":"{action}"'
         self.echo(turn, event, succeeded, f'"{signal}"', reason, metadata)
-        return reason
 
     def remember(
         self, window: dict[bytes, tuple[int, int]], signal_id: bytes, reason: str, at_ms: int

@@ -14,7 +14,7 @@ from bench.baselines.plain_rules import REASONS, Lane, Record, RejectedError, Tu
 from bench.baselines.plain_state import Asset, Plan, Station, Stock
 from bench.baselines.plain_stations import Stations, conditions
 from bench.baselines.plain_strict import RefusedError, check
-from bench.baselines.plain_tables import Tables
+from bench.baselines.plain_tables import Model, Tables
 from bench.baselines.plain_wire import Internal, is_clean_id, is_clean_text
 from bss_stream import topics
 
@@ -73,9 +73,15 @@ class Shard(Events, Stations):
     """
 
     def __init__(
-        self, setup: bytes, *, partition: int = 0, partitions: int = 1, cheap_ids: bool = True
+        self,
+        setup: bytes,
+        *,
+        partition: int = 0,
+        partitions: int = 1,
+        cheap_ids: bool = True,
+        model: type[Model] = Model,
     ) -> None:
-        super().__init__(Tables(setup), partition, partitions)
+        super().__init__(Tables(setup, model), partition, partitions)
         self.swap_id = signal_id_fnv_of_swap
         if cheap_ids:
             self.signal_id = signal_id_blake2b
@@ -276,8 +282,12 @@ class Shard(Events, Stations):
         if event in DEDUPLICATED:
             seen = self.signal_id(event, turn.correlation)
             first = plan.window.get(seen)
+            asked = None if plan.session is None else plan.session.correlation
+            if event == "customer_binding" and asked == turn.correlation:
+                return "in_progress"
             if first is not None:
-                return self.repeat(turn, event, CODES[first[1]])
+                self.repeat(turn, event, CODES[first[1]])
+                return "duplicate"
         before = (
             plan.pair,
             plan.initialized,

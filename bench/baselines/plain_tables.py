@@ -6,6 +6,7 @@ finished `Move`, so that a signal costs one list access instead of a walk throug
 
 import json
 from bisect import bisect_right
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Final, NamedTuple
 
@@ -66,8 +67,8 @@ class Model:
         self.grace = ["grace" in tags for tags in self.payment_tags]
         self._rows = self._compression(document["compression"])
         externals = {row["external"] for row in document["compression"]}
-        self.moves = {
-            external: [self._move(external, pair) for pair in range(len(pairs))]
+        self.moves: dict[str, Sequence[Move]] = {
+            external: [self.move(external, pair) for pair in range(len(pairs))]
             for external in externals
         }
         # By pair, then by quota exhausted + 2 * grace over.
@@ -75,8 +76,8 @@ class Model:
             [self._status(document["status"], pair, bool(i & 1), bool(i & 2)) for i in range(4)]
             for pair in range(len(pairs))
         ]
-        self.swaps = [
-            [self._swap(pair, end) for end in (False, True)] for pair in range(len(pairs))
+        self.swaps: Sequence[Sequence[Move | None]] = [
+            [self.swap(pair, end) for end in (False, True)] for pair in range(len(pairs))
         ]
 
     def _compression(
@@ -93,9 +94,10 @@ class Model:
 
     def takes(self, pair: int, at: int, signal: str) -> bool:
         """Whether a cycle takes a signal now."""
-        return self._step(list(divmod(pair, self.width)), at, signal) is not None
+        return self.step(list(divmod(pair, self.width)), at, signal) is not None
 
-    def _step(self, states: list[int], at: int, signal: str) -> tuple[int, str | None] | None:
+    def step(self, states: list[int], at: int, signal: str) -> tuple[int, str | None] | None:
+        """The next state of one machine and its output; None if it does not take the signal."""
         found = self.cycles[at].steps.get((states[at], signal))
         if found is None:
             return None
@@ -104,7 +106,8 @@ class Model:
             return None
         return to, output
 
-    def _move(self, external: str, pair: int) -> Move:
+    def move(self, external: str, pair: int) -> Move:
+        """What an external event does to a pair of states, step by step."""
         states = list(divmod(pair, self.width))
         inputs: list[tuple[str, str]] = []
         outputs: list[str] = []
@@ -115,7 +118,7 @@ class Model:
             if guard and not guard & self.cycles[1 - at].tags[states[1 - at]]:
                 continue
             for signal in signals:
-                step = self._step(states, at, signal)
+                step = self.step(states, at, signal)
                 if step is None:
                     state = self.cycles[at].states[states[at]]
                     refused = f"{CYCLES[at]} cycle in {state} does not take {signal}"
@@ -133,7 +136,7 @@ class Model:
     def _pair(self, states: list[int]) -> int:
         return states[0] * self.width + states[1]
 
-    def _swap(self, pair: int, exhausted: bool) -> Move | None:
+    def swap(self, pair: int, exhausted: bool) -> Move | None:
         """A whole staffed swap: back, out, settled; None if any step is refused."""
         last = "QUOTA_LIMIT_REACHED" if exhausted else "ALL_STATES_UPDATED"
         inputs: tuple[tuple[str, str], ...] = ()
@@ -294,11 +297,11 @@ class Template:
 class Tables:
     """Everything that the rules look up."""
 
-    def __init__(self, setup: bytes) -> None:
+    def __init__(self, setup: bytes, model: type[Model] = Model) -> None:
         document = json.loads(setup)
         self.limits: dict[str, int] = document["limits"]
         plan_models = [m for m in document["models"] if m.get("kind", "plan") == "plan"]
-        models = {model["model"]: Model(model) for model in plan_models}
+        models = {document["model"]: model(document) for document in plan_models}
         self.stock: dict[str, dict[str, int]] = {}
         self.low: dict[str, int] = {}
         """The stock at which a station's operator is asked to restock."""

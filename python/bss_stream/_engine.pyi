@@ -4,16 +4,23 @@ from collections.abc import Sequence
 from typing import Self, final
 
 __all__ = [
+    "Coverage",
     "Engine",
     "Output",
     "OutputChunk",
+    "Router",
     "check_model",
+    "events",
     "last_received_ms",
+    "measure",
     "pack",
     "partition_for",
+    "read_batches",
     "reasons",
+    "sequence_after",
     "topic_names",
     "unpack",
+    "write_batches",
 ]
 
 def pack(records: Sequence[tuple[bytes, bytes | None]]) -> bytes:
@@ -21,6 +28,40 @@ def pack(records: Sequence[tuple[bytes, bytes | None]]) -> bytes:
 
 def unpack(data: bytes) -> list[tuple[bytes, bytes | None]]:
     """The records of a chunk, in order. Raises ValueError where the layout breaks."""
+
+def measure(data: bytes) -> tuple[int, int]:
+    """How many records a chunk has, and the bytes of the largest one's key and value together.
+
+    Raises ValueError where the layout breaks.
+    """
+
+def write_batches(
+    data: bytes,
+    *,
+    producer: tuple[int, int],
+    base_sequence: int,
+    transactional: bool,
+    timestamp_ms: int,
+    bytes_max: int,
+) -> list[tuple[int, bytes]]:
+    """A chunk's records as Kafka record batches, in order: each one's records and bytes.
+
+    A batch has at most `bytes_max` bytes, or one record. `producer` is its id and epoch; the
+    first record gets `base_sequence`. Raises ValueError where the chunk's layout breaks.
+    """
+
+def sequence_after(base_sequence: int, records: int) -> int:
+    """The sequence number behind so many records; it comes round to 0."""
+
+def read_batches(
+    data: bytes, aborted: Sequence[tuple[int, int]], from_offset: int
+) -> tuple[list[int], bytes, int]:
+    """The records of a Kafka response for one partition, from an offset on.
+
+    `aborted` has the producer id and first offset of each transaction that was not committed.
+    Returns one offset a record, the chunk, and the offset at which reading goes on. Raises
+    ValueError for a damaged or compressed batch.
+    """
 
 def partition_for(key: bytes, partitions: int) -> int:
     """The partition of a key, as Kafka's default partitioner places it."""
@@ -31,11 +72,35 @@ def last_received_ms(data: bytes) -> int | None:
 def check_model(file: str, data: bytes) -> str:
     """Compile a plan model and return its id. ValueError has one line a fault."""
 
+def events() -> list[tuple[str, str]]:
+    """Every event that entities take: the kind of entity, the event's name."""
+
 def reasons() -> list[tuple[str, str, str | None, bool]]:
     """Every reason: code, message, what can be done, whether it makes a dead letter."""
 
 def topic_names() -> list[str]:
     """The topics of the log that the engine reads and writes."""
+
+@final
+class Router:
+    """The compiled topic table."""
+
+    def __new__(cls, rows: Sequence[tuple[str, str, str, str | None, str | None]]) -> Self:
+        """Compile rows: filter, event, entity, and the name of the topic's segment or of the
+        payload's field that has the key. Raises ValueError for one without a key."""
+
+    def route(self, topic: str, payload: bytes) -> tuple[str, str, str | None] | None:
+        """Event, topic of the log and key of a message; None if no row matches."""
+
+    def pack(
+        self,
+        messages: Sequence[tuple[str, bytes, bytes | None]],
+        partitions: int,
+        received_ms: int,
+        payload_bytes_max: int,
+    ) -> tuple[list[tuple[str, int, int, bytes]], list[tuple[int, str, str | None]]]:
+        """Messages (topic, payload, correlation data) as chunks of signal records (topic,
+        partition, records, data), and those that are none (position, reason, key)."""
 
 @final
 class OutputChunk:
@@ -67,6 +132,22 @@ class Output:
         """How often records ended for each reason code."""
 
 @final
+class Coverage:
+    """What a shard has come through, each with how often."""
+
+    @property
+    def transitions(self) -> list[tuple[str, str, str, str, str, int]]:
+        """Every transition of every model: model, cycle, state, signal, next state, count."""
+
+    @property
+    def compression(self) -> list[tuple[str, int, str, str, int]]:
+        """Every row of every compression table: model, row, external event, cycle, count."""
+
+    @property
+    def endings(self) -> list[tuple[str | None, str, int]]:
+        """Every ending that came up: event (None if it was unknown), reason, count."""
+
+@final
 class Engine:
     """The decision engine: shards by partition. Calls from several threads take turns."""
 
@@ -88,6 +169,9 @@ class Engine:
 
     def entities(self, partition: int) -> list[int]:
         """How many plans, stations and assets the shard has."""
+
+    def coverage(self, partition: int) -> Coverage:
+        """What the shard has come through since it was opened, or since the last reload."""
 
     def reload(self, setup: bytes) -> None:
         """Take another set-up; open shards are read again under it, or nothing changes."""

@@ -5,7 +5,6 @@ routed becomes a dead letter, and is acknowledged like everything that the log h
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -16,12 +15,12 @@ from typing import Final
 from bss_stream import topics
 from bss_stream._engine import pack, partition_for
 from bss_stream.errors import LogAccessError, LogError
-from bss_stream.frames import DeadLetter, Signal, encode_dead_letter, encode_signal
+from bss_stream.frames import DeadLetter, encode_dead_letter
 from bss_stream.log.protocol import Appender, Chunk, Log
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import MqttSettings, Received
-from bss_stream.stopping import unless_stopped
-from bss_stream.topic_table import CLEAN_ID, TopicTable
+from bss_stream.stopping import done_unless_stopped, pause
+from bss_stream.topic_table import TopicTable
 
 __all__ = ["Bridge", "BridgeCounters", "BridgeSettings"]
 
@@ -33,7 +32,6 @@ PAYLOAD_BYTES_MAX: Final = 1024 * 1024 - 16 * 1024
 RAW_BYTES_MAX: Final = 64 * 1024
 """How much of a payload that is too large goes into its dead letter."""
 
-CORRELATION_BYTES_MAX: Final = 128
 TOPIC_SHOWN_MAX: Final = 1_024
 """Characters of a topic that is not ours, in a dead letter: MQTT allows 65,535 bytes."""
 
@@ -111,17 +109,14 @@ class Bridge:
         """Append what comes until stopped. Raises MqttError when the client fails for good."""
         appender = await self._log.appender()
         try:
-            if await unless_stopped(self._connect(), self._stopping):
+            connecting = self.client.connect(patience_s=self._settings.connect_patience_s)
+            if await done_unless_stopped(connecting, self._stopping):
                 await self._work(appender)
         finally:
             try:
                 await self.client.close()
             finally:
                 await appender.close()
-
-    async def _connect(self) -> bool:
-        await self.client.connect(patience_s=self._settings.connect_patience_s)
-        return True
 
     async def _work(self, appender: Appender) -> None:
         # Side by side: in a session that was kept, rumqttd answers a SUBSCRIBE only once some of
@@ -177,69 +172,47 @@ class Bridge:
             if self._stopping.is_set():
                 logger.warning("stopped with messages that the log has not taken")
                 return False
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause_s)
+            await pause(pause_s, self._stopping)
             pause_s = min(pause_s * 2, BACKOFF_MAX_S)
 
     def _chunks(self, batch: Sequence[Received], refused: Counter[str]) -> list[Chunk]:
         """The batch's records, one chunk for each partition concerned, in the order of arrival."""
         now_ms = self._clock_ms()
         partitions = self._log.partitions
-        records: dict[tuple[str, int], list[tuple[bytes, bytes | None]]] = {}
-        for message in batch:
-            topic, key, value = self._record(message, now_ms, refused)
-            place = (topic, partition_for(key, partitions))
-            of_place = records.get(place)
-            if of_place is None:
-                records[place] = [(key, value)]
-            else:
-                of_place.append((key, value))
-        return [
-            Chunk(topic, partition, len(of_place), pack(of_place))
-            for (topic, partition), of_place in records.items()
+        chunks, unroutable = self._table.pack(
+            [(message.topic, message.payload, message.correlation) for message in batch],
+            partitions=partitions,
+            received_ms=now_ms,
+            payload_bytes_max=PAYLOAD_BYTES_MAX,
+        )
+        letters: dict[int, list[tuple[bytes, bytes | None]]] = {}
+        for position, reason, key in unroutable:
+            message = batch[position]
+            refused[reason] += 1
+            record = _dead_letter(message, now_ms, reason, _detail(message, reason, key))
+            letters.setdefault(partition_for(record[0], partitions), []).append(record)
+        return chunks + [
+            Chunk(topics.DEAD_LETTER, partition, len(records), pack(records))
+            for partition, records in letters.items()
         ]
 
-    def _record(
-        self, message: Received, now_ms: int, refused: Counter[str]
-    ) -> tuple[str, bytes, bytes]:
-        """Where a message goes, its key and its record's value."""
-        payload = message.payload
-        found = self._table.match(message.topic)
-        if found is None:
-            detail = "no row of the topic table matches"
-            return _dead_letter(message, now_ms, refused, "unknown_topic", detail)
-        if len(payload) > PAYLOAD_BYTES_MAX:
-            detail = f"payload has {len(payload)} bytes: at most {PAYLOAD_BYTES_MAX}"
-            return _dead_letter(message, now_ms, refused, "payload_too_large", detail)
-        route, segments = found
-        key = route.key_of(segments, payload)
-        if key is None or not CLEAN_ID.fullmatch(key):
-            detail = "key is missing" if key is None else f"key is {key[:80]!r}"
-            detail += ": expected 1 to 64 of A-Z a-z 0-9 . _ : @ -"
-            return _dead_letter(message, now_ms, refused, "bad_key", detail)
-        signal = Signal(
-            route.event, now_ms, _correlation(message.correlation), message.topic, payload
-        )
-        return route.log_topic, key.encode(), encode_signal(signal)
+
+def _detail(message: Received, reason: str, key: str | None) -> str:
+    match reason:
+        case "unknown_topic":
+            return "no row of the topic table matches"
+        case "payload_too_large":
+            return f"payload has {len(message.payload)} bytes: at most {PAYLOAD_BYTES_MAX}"
+        case _:
+            what = "key is missing" if key is None else f"key is {key[:80]!r}"
+            return f"{what}: expected 1 to 64 of A-Z a-z 0-9 . _ : @ -"
 
 
 def _dead_letter(
-    message: Received, now_ms: int, refused: Counter[str], reason: str, detail: str
-) -> tuple[str, bytes, bytes]:
-    refused[reason] += 1
+    message: Received, now_ms: int, reason: str, detail: str
+) -> tuple[bytes, bytes | None]:
     source, raw = message.topic[:TOPIC_SHOWN_MAX], message.payload
     if len(raw) > PAYLOAD_BYTES_MAX:
         raw = raw[:RAW_BYTES_MAX]
     letter = DeadLetter(reason, source, -1, -1, now_ms, detail, raw)
-    return topics.DEAD_LETTER, source.encode(), encode_dead_letter(letter)
-
-
-def _correlation(data: bytes | None) -> str:
-    """Correlation data as text, empty unless it is short and clean: it is only carried along."""
-    if not data or len(data) > CORRELATION_BYTES_MAX:
-        return ""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return ""
-    return text if text.isprintable() else ""
+    return source.encode(), encode_dead_letter(letter)

@@ -266,6 +266,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """The transactional id of a shard's producer: who opens it next fences who had it."""
         return f"{self.app}-{partition}"
 
+    @property
+    def replay_id(self) -> str:
+        """The transactional id of whoever replays dead letters: one at a time."""
+        return f"{self.app}-replay"
+
     def ledger_url(self) -> Secret:
         """What the ledger store opens: `sqlite:PATH` or `postgresql://...`.
 

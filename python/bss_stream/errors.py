@@ -6,7 +6,7 @@ class BssStreamError(Exception):
 
 
 class ConfigError(BssStreamError):
-    """A configuration, model or setup-data file cannot be used.
+    """A configuration, model, setup-data or story file cannot be used.
 
     `faults` holds one line per fault, each naming the file, the path inside it, the value and
     what would be right.

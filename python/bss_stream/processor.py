@@ -2,7 +2,6 @@
 the log, one transaction a shard."""
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
@@ -13,7 +12,7 @@ from functools import partial
 from typing import TypeVar
 
 from bss_stream import _engine, topics
-from bss_stream.errors import LogAccessError, LogError
+from bss_stream.errors import LogError
 from bss_stream.log.protocol import (
     Chunk,
     Consumer,
@@ -22,6 +21,7 @@ from bss_stream.log.protocol import (
     TopicPartition,
     TransactionalProducer,
 )
+from bss_stream.stopping import work_and_rejoin
 
 __all__ = ["Processor", "ProcessorCounters", "ProcessorSettings"]
 
@@ -31,9 +31,6 @@ T = TypeVar("T")
 
 AT_ONCE_RECORDS_MAX = 500
 """A batch up to this size takes the engine less time than handing it to a thread and back."""
-
-BACKOFF_MIN_S = 0.2
-BACKOFF_MAX_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,28 +111,23 @@ class Processor:
             await self._in_engine(partial(self._engine.reload, setup))
 
     async def run(self) -> None:
-        """Process until stopped; join the group anew, with growing pauses, after a LogError."""
-        backoff_s = BACKOFF_MIN_S
+        """Process until stopped; join the group anew, with growing pauses, after a LogError.
+
+        Raises OffsetOutOfRangeError when the log has lost signals that were never processed.
+        """
         try:
-            while True:
-                before = self.counters.transactions
-                try:
-                    await self._work()
-                    return
-                except LogAccessError:
-                    raise
-                except LogError as error:
-                    if self._stopping.is_set():
-                        raise
-                    if self.counters.transactions > before:
-                        backoff_s = BACKOFF_MIN_S
-                    self.counters.rejoined += 1
-                    logger.warning("processor lost its shards, joins again: %s", error)
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._stopping.wait(), backoff_s)
-                backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+            await work_and_rejoin(
+                "processor",
+                self._work,
+                self._stopping,
+                progress=lambda: self.counters.transactions,
+                on_rejoin=self._count_rejoin,
+            )
         finally:
             self._executor.shutdown(wait=True)
+
+    def _count_rejoin(self) -> None:
+        self.counters.rejoined += 1
 
     async def _work(self) -> None:
         consumer = await self._log.consumer(self._settings.group, topics.SIGNALS, self)
@@ -172,7 +164,7 @@ class Processor:
         async with self._shards_in_use:
             if fetched and generation == self._generation:
                 await self._process(fetched)
-        now_s = time.monotonic()
+        now_s = asyncio.get_running_loop().time()
         if now_s >= self._next_tick_s:
             self._next_tick_s = now_s + self._settings.tick_interval_s
             await self._tick(consumer)

@@ -5,18 +5,18 @@ correlation data, which makes a repeat harmless. Within a partition, so within a
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NamedTuple
 
 from bss_stream import topics
 from bss_stream._engine import pack, partition_for, unpack
 from bss_stream.echo import ECHO_EXPIRY_S, ECHO_PROPERTIES
-from bss_stream.errors import FrameError, LogAccessError, LogError, OffsetOutOfRangeError
+from bss_stream.errors import FrameError
 from bss_stream.frames import (
     DeadLetter,
     OutboxKind,
@@ -27,15 +27,13 @@ from bss_stream.frames import (
 from bss_stream.log.protocol import Appender, Chunk, Consumer, Fetched, Log, TopicPartition
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings
-from bss_stream.stopping import unless_stopped
+from bss_stream.stopping import done_unless_stopped, unless_stopped, work_and_rejoin
 
 __all__ = ["Publisher", "PublisherCounters", "PublisherSettings"]
 
 logger = logging.getLogger(__name__)
 
 POLL_S: Final = 0.2
-BACKOFF_MIN_S: Final = 0.2
-BACKOFF_MAX_S: Final = 10.0
 STOP_PATIENCE_S: Final = 5.0
 """How long a publisher that was told to stop waits for a broker that does not answer."""
 
@@ -128,37 +126,23 @@ class Publisher:
         """
         appender = await self._log.appender()
         try:
-            if await unless_stopped(self._connect(), self._stopping):
-                await self._rejoin(appender)
+            connecting = self.client.connect(patience_s=self._settings.connect_patience_s)
+            if await done_unless_stopped(connecting, self._stopping):
+                await work_and_rejoin(
+                    "publisher",
+                    partial(self._work, appender),
+                    self._stopping,
+                    progress=lambda: self.counters.batches,
+                    on_rejoin=self._count_rejoin,
+                )
         finally:
             try:
                 await self.client.close()
             finally:
                 await appender.close()
 
-    async def _connect(self) -> bool:
-        await self.client.connect(patience_s=self._settings.connect_patience_s)
-        return True
-
-    async def _rejoin(self, appender: Appender) -> None:
-        backoff_s = BACKOFF_MIN_S
-        while True:
-            before = self.counters.batches
-            try:
-                await self._work(appender)
-                return
-            except (LogAccessError, OffsetOutOfRangeError):
-                raise
-            except LogError as error:
-                if self._stopping.is_set():
-                    raise
-                if self.counters.batches > before:
-                    backoff_s = BACKOFF_MIN_S
-                self.counters.rejoined += 1
-                logger.warning("publisher lost the log, joins again: %s", error)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), backoff_s)
-            backoff_s = min(backoff_s * 2, BACKOFF_MAX_S)
+    def _count_rejoin(self) -> None:
+        self.counters.rejoined += 1
 
     async def _work(self, appender: Appender) -> None:
         consumer = await self._log.consumer(self._settings.group, [topics.OUTBOX], self)

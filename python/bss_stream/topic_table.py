@@ -1,13 +1,12 @@
 """The topic table: data that says which MQTT topic is which external event, and where its key is.
 
-`models/topics-v1.json` is the packaged one. A row's filter names its variable segments in braces;
-a topic is matched by its fixed segments with one probe of a dict for each shape of filter.
+`models/topics-v1.json` is the packaged one. A row's filter names its variable segments in braces.
+The engine's crate matches topics and makes records of messages (`rust/engine/src/swap/router.rs`).
 """
 
 import importlib.resources
-import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.resources.abc import Traversable
 from itertools import combinations
 from typing import Annotated, Any, Final, Literal, NamedTuple
@@ -15,14 +14,14 @@ from typing import Annotated, Any, Final, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from bss_stream import topics
+from bss_stream._engine import Router
+from bss_stream.log.protocol import Chunk
 from bss_stream.mqtt.messages import Subscription
 from bss_stream.validation import Faults, convert, show
 
 CLEAN_ID: Final = re.compile(r"[A-Za-z0-9._:@-]{1,64}")
 """What a key must be, whole: short enough for a record, harmless in a topic, a log and a shell."""
 
-_SIGNALS: Final = dict(zip(("plan", "station", "asset"), topics.SIGNALS, strict=True))
 _NAME: Final = r"[a-z][a-z0-9_]{0,63}"
 _VARIABLE: Final = re.compile(r"\{(" + _NAME + r")\}")
 _FIXED: Final = re.compile(r"[^+#{}\0/]+")
@@ -53,22 +52,13 @@ class Document(Struct, frozen=True, forbid_unknown_fields=True):
     rows: Annotated[tuple[Row, ...], Meta(min_length=1)]
 
 
-class Route(NamedTuple):
-    """A row made ready: what becomes of a message on its topics."""
+class Routed(NamedTuple):
+    """What a message is."""
 
-    filter: str
-    """With `+` for the variable segments, as it is subscribed to."""
     event: str
     log_topic: str
-    key_of: Callable[[Sequence[str], bytes], str | None]
-    """The key from a topic's segments and a payload; None if it is not there. It may be unclean."""
-
-
-class _Shape(NamedTuple):
-    """The filters of one length whose fixed segments stand at the same places."""
-
-    fixed: Callable[[Sequence[str]], object]
-    routes: dict[object, Route]
+    key: str | None
+    """The entity's id, clean or not; None if it is not there."""
 
 
 class TopicTable:
@@ -76,32 +66,47 @@ class TopicTable:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         """`rows` have passed `load`'s checks."""
-        shapes: dict[tuple[int, tuple[int, ...]], _Shape] = {}
-        self.routes: list[Route] = []
-        for row in rows:
-            segments = row.filter.split("/")
-            places = tuple(i for i, s in enumerate(segments) if not _VARIABLE.fullmatch(s))
-            by_shape = (len(segments), places)
-            shape = shapes.setdefault(by_shape, _Shape(operator.itemgetter(*places), {}))
-            route = _route(row, segments)
-            shape.routes[shape.fixed(segments)] = route
-            self.routes.append(route)
-        self._by_length: dict[int, list[_Shape]] = {}
-        for (length, _), shape in shapes.items():
-            self._by_length.setdefault(length, []).append(shape)
+        self.filters = [_subscribed(row.filter) for row in rows]
+        """With `+` for the variable segments."""
+        self._router = Router(
+            [(row.filter, row.event, row.entity, row.key.topic, row.key.payload) for row in rows]
+        )
 
-    def match(self, topic: str) -> tuple[Route, list[str]] | None:
-        """The route of a topic with the topic's segments, None if no row matches."""
+    def route(self, topic: str, payload: bytes) -> Routed | None:
+        """What a message on a topic is, None if no row matches."""
+        found = self._router.route(topic, payload)
+        return None if found is None else Routed(*found)
+
+    def filter_of(self, topic: str) -> str | None:
+        """The filter of the row that a topic matches, None if none does."""
         segments = topic.split("/")
-        for fixed, routes in self._by_length.get(len(segments), ()):
-            route = routes.get(fixed(segments))
-            if route is not None:
-                return route, segments
+        for filter in self.filters:
+            parts = filter.split("/")
+            if len(parts) == len(segments) and all(
+                part in ("+", segment) for part, segment in zip(parts, segments, strict=True)
+            ):
+                return filter
         return None
+
+    def pack(
+        self,
+        messages: Sequence[tuple[str, bytes, bytes | None]],
+        *,
+        partitions: int,
+        received_ms: int,
+        payload_bytes_max: int,
+    ) -> tuple[list[Chunk], list[tuple[int, str, str | None]]]:
+        """Messages (topic, payload, correlation data) as signal records in their partitions.
+
+        Also those that are none: position, reason (`unknown_topic`, `payload_too_large`,
+        `bad_key`), and the key if it was there.
+        """
+        lanes, unroutable = self._router.pack(messages, partitions, received_ms, payload_bytes_max)
+        return [Chunk(*lane) for lane in lanes], unroutable
 
     def subscriptions(self, group: str | None = None) -> list[Subscription]:
         """What a bridge subscribes to, shared with the members of `group` if there is one."""
-        plain = [Subscription(route.filter) for route in self.routes]
+        plain = [Subscription(filter) for filter in self.filters]
         return plain if group is None else [one.shared(group) for one in plain]
 
 
@@ -166,28 +171,5 @@ def _overlap(one: Sequence[str], other: Sequence[str]) -> bool:
     )
 
 
-def _route(row: Row, segments: Sequence[str]) -> Route:
-    subscribed = "/".join("+" if _VARIABLE.fullmatch(s) else s for s in segments)
-    if row.key.topic is not None:
-        key_of = _segment_key(segments.index("{" + row.key.topic + "}"))
-    else:
-        key_of = _payload_key(row.key.payload or "")
-    return Route(subscribed, row.event, _SIGNALS[row.entity], key_of)
-
-
-def _segment_key(place: int) -> Callable[[Sequence[str], bytes], str | None]:
-    return lambda segments, payload: segments[place]
-
-
-def _payload_key(name: str) -> Callable[[Sequence[str], bytes], str | None]:
-    # Decodes that field alone; the rest is only scanned for being JSON.
-    decode = msgspec.json.Decoder(msgspec.defstruct("Keyed", [(name, str)])).decode
-
-    def key_of(segments: Sequence[str], payload: bytes) -> str | None:
-        try:
-            key: str = getattr(decode(payload), name)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return None  # Not a key; the bridge says so in the dead letter.
-        return key
-
-    return key_of
+def _subscribed(filter: str) -> str:
+    return "/".join("+" if _VARIABLE.fullmatch(s) else s for s in filter.split("/"))

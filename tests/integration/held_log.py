@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from bss_stream.log.protocol import (
     Appender,
     Consumer,
+    Extent,
     Fetched,
     Log,
     Offsets,
@@ -31,8 +32,11 @@ class HeldLog:
     async def open(self) -> None:
         await self._log.open()
 
-    def replay(self, topic: str, partition: int) -> AsyncIterator[Fetched]:
-        return self._log.replay(topic, partition)
+    def replay(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[Fetched]:
+        return self._log.replay(topic, partition, start)
+
+    async def extent(self, topic: str, partition: int) -> Extent:
+        return await self._log.extent(topic, partition)
 
     async def close(self) -> None:
         await self._log.close()

@@ -106,15 +106,14 @@ async def running(
 
 def arrival(topic: str, payload: dict[str, Any], received_ms: int) -> Arrival:
     """One MQTT message as the bridge would bring it."""
-    match = TABLE.match(topic)
-    assert match is not None
-    route, segments = match
     body = orjson.dumps(payload)
-    key = route.key_of(segments, body)
+    routed = TABLE.route(topic, body)
+    assert routed is not None
+    event, log_topic, key = routed
     assert key is not None
-    value = encode_signal(Signal(route.event, received_ms, "", topic, body))
+    value = encode_signal(Signal(event, received_ms, "", topic, body))
     partition = _engine.partition_for(key.encode(), PARTITIONS)
-    return Arrival(route.log_topic, partition, -1, key.encode(), value, received_ms, True)
+    return Arrival(log_topic, partition, -1, key.encode(), value, received_ms, True)
 
 
 async def append(log: Log, arrivals: Iterable[Arrival], *, at_once: int = 25) -> None:

@@ -18,7 +18,7 @@ from bss_stream import topics
 from bss_stream.errors import LogError
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
 from bss_stream.log.protocol import Log
-from tests.logs import chunk, kafka_options, numbered, poll_until, replayed, values
+from tests.logs import IN_VAIN_S, chunk, kafka_options, numbered, poll_until, replayed, values
 from tests.servers.kafka import KafkaServer
 from tests.servers.ports import free_port
 
@@ -83,6 +83,25 @@ async def test_an_impossible_replication_is_refused_with_the_brokers_words(kafka
     options = KafkaOptions(kafka, replication_factor=3, topic_prefix="replicated.")
     with pytest.raises(LogError, match=r"cannot create the topic .*replication factor"):
         await KafkaLog(options, partitions=1).open()
+
+
+async def test_a_topic_that_is_made_anew_is_another_incarnation(
+    log: Log, options: KafkaOptions
+) -> None:
+    """Its offsets begin anew, and may come to be what those of the old one were."""
+    old = await log.extent(topics.STATE_PLAN, 0)
+    assert await log.extent(topics.STATE_PLAN, 0) == old
+    admin = AIOKafkaAdminClient(bootstrap_servers=options.bootstrap_servers)
+    await admin.start()
+    await admin.delete_topics([options.name(topics.STATE_PLAN)])
+    async with asyncio.timeout(IN_VAIN_S):
+        left = await admin.list_topics()
+        while options.name(topics.STATE_PLAN) in left:
+            await asyncio.sleep(0.05)
+            left = await admin.list_topics()
+    await admin.close()
+    await log.open()
+    assert (await log.extent(topics.STATE_PLAN, 0)).incarnation != old.incarnation
 
 
 async def test_a_broker_that_is_not_there_is_an_error() -> None:

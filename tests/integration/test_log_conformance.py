@@ -1,4 +1,5 @@
-"""What every backend of the log must do: one suite over the embedded log and a real Kafka."""
+"""What every backend of the log must do: one suite over the embedded log, a real Kafka, and the
+log of the simulation."""
 
 import asyncio
 import itertools
@@ -30,6 +31,7 @@ from tests.logs import (
     settle,
     values,
 )
+from tests.simulation.backend import SimulatedBackend
 
 PLAN_0 = TopicPartition(topics.SIGNALS_PLAN, 0)
 PLAN_1 = TopicPartition(topics.SIGNALS_PLAN, 1)
@@ -37,12 +39,27 @@ PLAN_1 = TopicPartition(topics.SIGNALS_PLAN, 1)
 _prefixes = itertools.count()
 
 
-@pytest.fixture(params=["embedded", pytest.param("kafka", marks=pytest.mark.kafka)])
-def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+DURABLE = ("embedded", pytest.param("kafka", marks=pytest.mark.kafka))
+"""Backends that another process can open, too."""
+
+
+def make_backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    if request.param == "simulated":
+        return SimulatedBackend()
     if request.param == "embedded":
         return EmbeddedBackend(tmp_path / "log")
     bootstrap = request.getfixturevalue("kafka")
     return KafkaBackend(kafka_options(bootstrap, f"conformance-{next(_prefixes)}"))
+
+
+@pytest.fixture(params=["simulated", *DURABLE])
+def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    return make_backend(request, tmp_path)
+
+
+@pytest.fixture(params=DURABLE)
+def durable(request: pytest.FixtureRequest, tmp_path: Path) -> Backend:
+    return make_backend(request, tmp_path)
 
 
 @pytest.fixture
@@ -412,6 +429,19 @@ async def test_a_replay_ends_where_the_log_ended_when_it_began(log: Log) -> None
     assert values(found) == numbers(0, 20)
 
 
+async def test_a_replay_starts_where_it_is_told_to(log: Log) -> None:
+    appender = await log.appender()
+    for first in range(0, 12, 4):
+        await appender.append([chunk(topics.STATE_PLAN, 0, *numbered(first, 4))])
+    await appender.close()
+    extent = await log.extent(topics.STATE_PLAN, 0)
+    assert (extent.start, extent.end) == (0, 12)
+    for start in (0, 5, 8, 11, 12, 100):
+        found = [fetched async for fetched in log.replay(topics.STATE_PLAN, 0, start)]
+        assert values(found) == [str(n).encode() for n in range(start, 12)]
+        assert [o for one in found for o in one.offsets] == list(range(start, 12))
+
+
 async def test_a_replay_that_is_left_off_can_be_closed(log: Log) -> None:
     await fill(log, records=20, topic=topics.STATE_PLAN)
     replay = log.replay(topics.STATE_PLAN, 0)
@@ -603,10 +633,10 @@ async def copied(backend: Backend) -> dict[int, list[int]]:
     return outputs
 
 
-async def test_kill_9_loses_nothing_and_copies_nothing_twice(backend: Backend) -> None:
+async def test_kill_9_loses_nothing_and_copies_nothing_twice(durable: Backend) -> None:
     chance = random.Random(20)
     records = 12_000
-    log = backend.log()
+    log = durable.log()
     await log.open()
     appender = await log.appender()
     for part in (0, 1):
@@ -617,18 +647,18 @@ async def test_kill_9_loses_nothing_and_copies_nothing_twice(backend: Backend) -
 
     outputs: dict[int, list[int]] = {0: [], 1: []}
     for _ in range(4):
-        worker = run_worker(backend, "until killed")
+        worker = run_worker(durable, "until killed")
         starts = await asyncio.to_thread(
             kill_after, worker, chance.randint(1, 12), chance.random() * 0.05
         )
         for part, start in starts.items():
             assert start == len(outputs[part])
-        outputs = await copied(backend)
+        outputs = await copied(durable)
         for copies in outputs.values():
             assert copies == list(range(len(copies)))
     assert 0 < len(outputs[0]) + len(outputs[1]) < 2 * records
 
-    worker = run_worker(backend, "once")
+    worker = run_worker(durable, "once")
     await asyncio.to_thread(worker.communicate)
     assert worker.returncode == 0
-    assert await copied(backend) == {0: list(range(records)), 1: list(range(records))}
+    assert await copied(durable) == {0: list(range(records)), 1: list(range(records))}

@@ -45,9 +45,9 @@ CONFIGURATION: Final = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-listeners=CONTROLLER://127.0.0.1:{controller},{listeners}
-advertised.listeners={listeners}
-listener.security.protocol.map=CONTROLLER:PLAINTEXT,{protocols}
+listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={advertised}
+listener.security.protocol.map={protocols},CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
@@ -72,6 +72,9 @@ controlled.shutdown.enable=false
 broker.session.timeout.ms=1500
 broker.heartbeat.interval.ms=300
 """
+
+
+PLAIN_LISTENERS: Final[Mapping[str, str]] = {"PLAINTEXT": "PLAINTEXT", "PROXIED": "PLAINTEXT"}
 
 
 def version() -> str:
@@ -106,6 +109,10 @@ def jars() -> Path:
     return directory
 
 
+def _listed(form: str, pairs: Mapping[str, object]) -> str:
+    return ",".join(form.format(*pair) for pair in pairs.items())
+
+
 class Access(NamedTuple):
     """Who gets in besides everybody on the plain listener."""
 
@@ -130,12 +137,16 @@ class KafkaServer:
         self._configuration = directory / "server.properties"
         self._process: subprocess.Popen[bytes] | None = None
         self._access = access or Access()
-        self.ports = {name: free_port() for name in ("PLAINTEXT", *self._access.listeners)}
-        protocols = {"PLAINTEXT": "PLAINTEXT", **self._access.listeners}
+        protocols = {**PLAIN_LISTENERS, **self._access.listeners}
+        self.ports = {name: free_port() for name in protocols}
+        self.proxy_port = free_port()
+        """Where clients that come over `port_behind_proxy` are told to find the broker."""
+        told = self.ports | {"PROXIED": self.proxy_port}
         text = CONFIGURATION.format(
             controller=free_port(),
-            listeners=",".join(f"{name}://127.0.0.1:{port}" for name, port in self.ports.items()),
-            protocols=",".join(f"{name}:{protocol}" for name, protocol in protocols.items()),
+            listeners=_listed("{}://127.0.0.1:{}", self.ports),
+            advertised=_listed("{}://127.0.0.1:{}", told),
+            protocols=_listed("{}:{}", protocols),
             data=directory / "data",
         )
         self._configuration.write_text("\n".join((text, *self._access.lines)))
@@ -145,6 +156,11 @@ class KafkaServer:
     def port(self) -> int:
         """The port of the plain listener."""
         return self.ports["PLAINTEXT"]
+
+    @property
+    def port_behind_proxy(self) -> int:
+        """The port of the listener that a proxy stands before."""
+        return self.ports["PROXIED"]
 
     @property
     def bootstrap(self) -> str:
@@ -209,6 +225,21 @@ class KafkaServer:
         """Kill and start again, on the same ports and data."""
         self.kill()
         self.start()
+
+    def freeze(self) -> None:
+        """Let it do nothing, with its connections open (SIGSTOP)."""
+        assert self._process is not None, "start it first"
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None, "start it first"
+        self._process.send_signal(signal.SIGCONT)
+
+    @property
+    def running(self) -> bool:
+        """Whether its process is there."""
+        return self._process is not None and self._process.poll() is None
 
     def _end(self, how: signal.Signals) -> None:
         if self._process is None:

@@ -74,6 +74,11 @@ class Mosquitto:
         self.stop()
         self.start()
 
+    @property
+    def log(self) -> str:
+        """What it has logged, over all its starts."""
+        return (self._folder / "mosquitto.log").read_text(errors="replace")
+
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)
@@ -93,17 +98,24 @@ def password_file(file: Path, passwords: Mapping[str, str]) -> Path:
 MosquittoFactory = Callable[..., Mosquitto]
 
 
-@pytest.fixture
-def start_mosquitto(tmp_path: Path) -> Iterator[MosquittoFactory]:
-    """Start brokers: `start_mosquitto(persistence=False, lines=[])`; all stop with the test."""
+def mosquitto_server(
+    folder: Path, *, persistence: bool, lines: list[str] | None = None
+) -> Mosquitto:
+    """A broker to be started; skips or fails where there is none."""
     binary = shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/local/bin")
     if binary is None:
         missing("mosquitto", "install the Debian package `mosquitto`")
+    return Mosquitto(binary, folder, persistence=persistence, lines=lines or [])
+
+
+@pytest.fixture
+def start_mosquitto(tmp_path: Path) -> Iterator[MosquittoFactory]:
+    """Start brokers: `start_mosquitto(persistence=False, lines=[])`; all stop with the test."""
     brokers: list[Mosquitto] = []
 
     def start(*, persistence: bool = False, lines: list[str] | None = None) -> Mosquitto:
         folder = tmp_path / f"mosquitto-{len(brokers)}"
-        broker = Mosquitto(binary, folder, persistence=persistence, lines=lines or [])
+        broker = mosquitto_server(folder, persistence=persistence, lines=lines)
         brokers.append(broker)
         broker.start()
         return broker

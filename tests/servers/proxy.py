@@ -11,8 +11,8 @@ from tests.servers.ports import free_port
 class Proxy:
     """Forwards 127.0.0.1:`port` to `target`, until told to hold back, to cut or to refuse."""
 
-    def __init__(self, target: int) -> None:
-        self.port = free_port()
+    def __init__(self, target: int, port: int | None = None) -> None:
+        self.port = free_port() if port is None else port
         self._target = target
         self._server: asyncio.Server | None = None
         self._pumps: set[asyncio.Task[None]] = set()
@@ -62,8 +62,13 @@ class Proxy:
         """Keep what the client sends."""
         self._to_broker.clear()
 
+    def hang(self) -> None:
+        """Keep everything, with connections open, old and new."""
+        self.hold_answers()
+        self.hold_requests()
+
     def let_through(self) -> None:
-        """Undo both."""
+        """Undo these."""
         self._to_client.set()
         self._to_broker.set()
 

@@ -158,19 +158,17 @@ def test_the_ledgers_tell_the_live_state(history: list[Action]) -> None:
 @given(histories)
 def test_every_request_is_answered_on_each_of_its_topics(history: list[Action]) -> None:
     player = Player().perform(history)
-    wanted: Counter[tuple[str, str]] = Counter()
+    wanted: set[tuple[str, str]] = set()
     for line in player.script:
         if isinstance(line, Sent) and line.correlation:
             *_, plan_id, event = line.topic.split("/")
-            for topic in ECHO_TOPICS[event]:
-                wanted[topic.format(plan_id), line.correlation] += 1
-    found = Counter(
+            wanted |= {(topic.format(plan_id), line.correlation) for topic in ECHO_TOPICS[event]}
+    found = {
         (message.topic, orjson.loads(message.payload)["correlation_id"])
         for message in player.play.outbox
         if message.kind is OutboxKind.ECHO
-    )
-    missing = {key: (count, found[key]) for key, count in wanted.items() if found[key] < count}
-    assert not missing
+    }
+    assert not wanted - found
 
 
 @given(histories, st.data())
@@ -179,6 +177,38 @@ def test_a_restart_at_any_point_changes_nothing(history: list[Action], data: st.
     lines = st.integers(0, len(player.script))
     restarts = data.draw(st.sets(lines, max_size=5) | st.just(set(range(len(player.script)))))
     assert replayed(player.script, restarts=restarts).produced == player.play.produced
+
+
+@given(histories)
+def test_every_echo_of_a_request_tells_the_same(history: list[Action]) -> None:
+    play = Player().perform(history).play
+    told: dict[tuple[str, str], tuple[datetime, bool, str]] = {}
+    for message in play.outbox:
+        if message.kind is not OutboxKind.ECHO or "identify_customer" in message.topic:
+            continue
+        body = orjson.loads(message.payload)
+        at, data = datetime.fromisoformat(body["timestamp"]), body["data"]
+        reason = data["metadata"].get("first_reason", data["metadata"]["reason"])
+        if reason in _UNREMEMBERED:
+            continue
+        key = message.topic, body["correlation_id"]
+        before = told.setdefault(key, (at, data["success"], reason))
+        if (at - before[0]).total_seconds() <= DEDUPE_WINDOW_S:
+            assert before[1:] == (data["success"], reason), key
+            assert data["success"] or data["metadata"]["reason"] == reason
+        if "first_reason" not in data["metadata"]:
+            told[key] = at, data["success"], reason
+
+
+_UNREMEMBERED = {
+    "unknown_plan",
+    "malformed_json",
+    "missing_field",
+    "wrong_type",
+    "invalid_utf8",
+    "timestamp_skew",
+}
+"""Told of what has not come as far as a plan, which alone remembers."""
 
 
 Records = list[tuple[str, bytes, bytes]]

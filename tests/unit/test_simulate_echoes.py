@@ -38,8 +38,10 @@ def test_the_outcome(success: bool, signals: list[str], reason: str | None, outc
 
 
 def test_a_repeat_of_a_failure_is_no_success() -> None:
-    repeated = echo(False, ["SERVICE_REJECTED"], reason="duplicate")
-    assert (repeated.reason(), repeated.succeeded()) == ("duplicate", False)
+    reason = "quota_exhausted"
+    repeated = echo(False, ["SERVICE_REJECTED"], reason=reason, first_reason=reason)
+    assert (repeated.reason(), repeated.succeeded(), repeated.is_repeat()) == (reason, False, True)
+    assert not echo(False, ["SERVICE_REJECTED"], reason=reason).is_repeat()
 
 
 def test_service_states_are_read() -> None:

@@ -8,15 +8,18 @@ from typing import Annotated, Final, Literal
 import typer
 from rich.console import Console
 
-from bss_stream import __version__, diagram
+from bss_stream import __version__, diagram, topic_table
 from bss_stream._engine import check_model
+from bss_stream.cli import coverage as coverage_command
+from bss_stream.cli import dead_letters, running
 from bss_stream.cli import demo as demo_command
-from bss_stream.cli import running
+from bss_stream.cli.options import ConfigPath
 from bss_stream.config import Config
 from bss_stream.errors import BssStreamError, ConfigError
 from bss_stream.roles import LOG_ROLES, MQTT_ROLES, ROLES, Role
 from bss_stream.setup import compile_setup, packaged_models
 from bss_stream.simulate import SimulationConfig
+from bss_stream.stories import Library
 
 DONE: Final = 0
 FAULTS: Final = 1
@@ -33,14 +36,11 @@ model_app = typer.Typer(help="The state machines, which are data.", no_args_is_h
 config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
+app.add_typer(dead_letters.app, name="dead-letters")
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
-ConfigPath = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="A TOML file; BSS_... variables lie over it."),
-]
 Instance = Annotated[
     str, typer.Option(help="Tells processes of one role apart; keep it the same over restarts.")
 ]
@@ -241,6 +241,28 @@ def model_diagram(
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from None
     out.print(diagram.draw(text, style), markup=False, highlight=False, end="")
+
+
+@model_app.command("coverage")
+def model_coverage(
+    directories: Annotated[
+        list[Path], typer.Argument(help="Stories.", exists=True, file_okay=False)
+    ],
+    config: ConfigPath = None,
+    floor: Annotated[
+        float, typer.Option(help="Per cent of the transitions of every model.", min=0, max=100)
+    ] = 100.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Play stories; say which states, signals, transitions, events and reasons they exercise."""
+    setup = compile_setup(Config.load(config).load_setup())
+    table = topic_table.load()
+    result = coverage_command.play(Library(directories, setup), table, floor)
+    if as_json:
+        out.print(result.as_json(), soft_wrap=True, markup=False, highlight=False)
+    else:
+        out.print(result)
+    raise typer.Exit(DONE if result.ok else FAULTS)
 
 
 @config_app.command("check")

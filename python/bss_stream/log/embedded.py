@@ -12,6 +12,7 @@ from bss_stream.log.embedded_store import Store, load_topics, replay
 from bss_stream.log.groups import Group
 from bss_stream.log.protocol import (
     Chunk,
+    Extent,
     Fetched,
     Offsets,
     RebalanceListener,
@@ -84,9 +85,13 @@ class EmbeddedLog:
         epoch = await self._store.fence(transactional_id)
         return EmbeddedProducer(self._store, transactional_id, epoch)
 
-    def replay(self, topic: str, partition: int) -> AsyncIterator[Fetched]:
-        """Every committed record of a partition from its start to its present end, then stop."""
-        return self._store.replay(topic, partition)
+    def replay(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[Fetched]:
+        """Every committed record of a partition from `start` to its present end, then stop."""
+        return self._store.replay(topic, partition, start)
+
+    async def extent(self, topic: str, partition: int) -> Extent:
+        """Where a partition begins and ends by now."""
+        return self._store.extent(topic, partition)
 
     async def tidy(self) -> None:
         """Compact and trim now what is due; otherwise the writer does it between commits."""
@@ -197,8 +202,8 @@ class EmbeddedReader:
         self._streams = await load_topics(self._path, self._readers)
         self.partitions = 1 + max((part.partition for part in self._streams), default=-1)
 
-    def replay(self, topic: str, partition: int) -> AsyncIterator[Fetched]:
-        """Every committed record of a partition from its start to its present end, then stop."""
+    def replay(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[Fetched]:
+        """Every committed record of a partition from `start` to its present end, then stop."""
         part = TopicPartition(topic, partition)
         stream = self._streams.get(part)
         if stream is None:
@@ -206,7 +211,7 @@ class EmbeddedReader:
                 f"the log {self._path} has no {topic}/{partition}: it has {self.partitions} "
                 f"partitions of {', '.join(sorted({part.topic for part in self._streams}))}"
             )
-        return replay(self._path, self._readers, part, stream)
+        return replay(self._path, self._readers, part, stream, start)
 
     async def close(self) -> None:
         """End the reading thread."""

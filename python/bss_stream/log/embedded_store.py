@@ -17,7 +17,7 @@ from typing import Final, ParamSpec, Protocol, TypeVar
 from bss_stream import topics
 from bss_stream.errors import LogError
 from bss_stream.log.giveway import GiveWay
-from bss_stream.log.protocol import Chunk, Fetched, Offsets, TopicPartition
+from bss_stream.log.protocol import Chunk, Extent, Fetched, Offsets, TopicPartition
 from bss_stream.log.sqlite_file import (
     Durability,
     Lock,
@@ -274,16 +274,21 @@ class Store:
         """Close a connection once no read uses it."""
         await self._run(connection.close)
 
-    def replay(self, topic: str, partition: int) -> AsyncIterator[Fetched]:
-        """Every committed record of a partition from its start to its present end."""
+    def replay(self, topic: str, partition: int, start: int) -> AsyncIterator[Fetched]:
+        """Every committed record of a partition from `start` to its present end."""
         part = TopicPartition(topic, partition)
-        return replay(self.path, self._readers, part, self.stream(topic, partition))
+        return replay(self.path, self._readers, part, self.stream(topic, partition), start)
+
+    def extent(self, topic: str, partition: int) -> Extent:
+        """Where a partition begins and ends, as far as the loop has been told."""
+        stream = self.stream(topic, partition)
+        return Extent("", self.state.starts[stream], self.state.ends[stream])
 
 
 async def replay(
-    path: Path, readers: ThreadPoolExecutor, part: TopicPartition, stream: int
+    path: Path, readers: ThreadPoolExecutor, part: TopicPartition, stream: int, start: int
 ) -> AsyncIterator[Fetched]:
-    """Read a whole partition within one snapshot.
+    """Read a partition from `start` to its end within one snapshot.
 
     Compaction meanwhile must not take a key's newest record before it was read and its older one
     after: the snapshot keeps all of them.
@@ -294,11 +299,10 @@ async def replay(
         try:
             await run(readers, connection.execute, "BEGIN")
             _, end = await run(readers, load_bounds, connection, stream)
-            start = 0
             while start < end:
                 position = Position(stream, start, end)
                 rows = await run(readers, read_rows, connection, position, REPLAY_RECORDS)
-                fetched = join(part, rows[0].base_offset, rows)
+                fetched = join(part, max(start, rows[0].base_offset), rows)
                 yield fetched
                 start = fetched.next_offset
         finally:

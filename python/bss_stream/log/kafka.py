@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator, Sequence
 from bss_stream import topics
 from bss_stream.errors import LogError
 from bss_stream.log.kafka_client import KafkaOptions, ensure_topics
-from bss_stream.log.kafka_consumer import KafkaConsumer, replay
+from bss_stream.log.kafka_consumer import KafkaConsumer
 from bss_stream.log.kafka_producer import KafkaAppender, KafkaTransactionalProducer
-from bss_stream.log.protocol import Fetched, RebalanceListener, TopicPartition
+from bss_stream.log.kafka_replay import extent, replay
+from bss_stream.log.protocol import Extent, Fetched, RebalanceListener, TopicPartition
 
 __all__ = ["KafkaLog", "KafkaOptions"]
 
@@ -46,14 +47,21 @@ class KafkaLog:
         await producer.open()
         return producer
 
-    def replay(self, topic: str, partition: int) -> AsyncIterator[Fetched]:
-        """Every committed record of a partition from its start to its last stable offset of now."""
+    def replay(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[Fetched]:
+        """Every committed record from `start` to the partition's last stable offset of now."""
+        return replay(self._options, self._part(topic, partition), start)
+
+    async def extent(self, topic: str, partition: int) -> Extent:
+        """Where a partition begins, and its last stable offset. Raises LogError."""
+        return await extent(self._options, self._part(topic, partition))
+
+    def _part(self, topic: str, partition: int) -> TopicPartition:
         if topic not in topics.ALL or not 0 <= partition < self.partitions:
             raise LogError(
                 f"the log has no {topic}/{partition}: expected partitions 0..{self.partitions - 1} "
                 f"of {', '.join(topics.ALL)}"
             )
-        return replay(self._options, TopicPartition(topic, partition))
+        return TopicPartition(topic, partition)
 
     async def close(self) -> None:
         """Nothing to let go: readers and writers are closed by those who opened them."""

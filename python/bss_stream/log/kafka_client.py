@@ -205,6 +205,11 @@ async def within(timeout_s: float, work: Awaitable[object]) -> bool:
     return True
 
 
+async def quietly(closing: Awaitable[object]) -> None:
+    """Close what may be broken: whoever used it has been told already."""
+    await asyncio.gather(closing, return_exceptions=True)
+
+
 async def ensure_topics(options: KafkaOptions, partitions: int) -> None:
     """Create the topics that are missing and wait for their leaders.
 

@@ -1,4 +1,4 @@
-"""The Kafka log's reader: a member of a consumer group, and the replay of one partition.
+"""The Kafka log's reader: a member of a consumer group.
 
 aiokafka tells a listener of a new assignment while it already reads it, from offsets that the
 former owner may still be committing. So nothing is handed out before the listener has returned
@@ -7,7 +7,7 @@ and every partition has been set to its committed offset, looked up after that.
 
 import asyncio
 import copy
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, errors  # type: ignore[import-untyped]
@@ -19,7 +19,6 @@ from aiokafka.consumer.fetcher import (  # type: ignore[import-untyped]
 from aiokafka.coordinator.assignors.range import (  # type: ignore[import-untyped]
     RangePartitionAssignor,
 )
-from aiokafka.protocol.offset import OffsetRequest  # type: ignore[import-untyped]
 from aiokafka.structs import TopicPartition as KafkaPartition  # type: ignore[import-untyped]
 
 from bss_stream._engine import pack
@@ -30,6 +29,7 @@ from bss_stream.log.kafka_client import (
     KafkaOptions,
     connecting,
     hangs_up_at_once,
+    quietly,
     translated,
     within,
 )
@@ -47,13 +47,6 @@ FETCH_WAIT_MS: Final = 100
 COMMIT_TIMEOUT_S: Final = 30.0
 LOOKUP_TIMEOUT_S: Final = 30.0
 WAIT_SLICE_S: Final = 0.5
-REPLAY_RECORDS: Final = 10_000
-REPLAY_SLICE_MS: Final = 25
-REPLAY_TIMEOUT_S: Final = 60.0
-SETTLE_S: Final = 1.0
-SETTLE_PAUSE_S: Final = 0.01
-EMPTY_FETCHES_MAX: Final = 3
-"""So many empty answers at one offset below the end: what was there has been compacted away."""
 
 
 def _consumer(options: KafkaOptions, role: str, **settings: Any) -> Any:
@@ -73,19 +66,15 @@ def _consumer(options: KafkaOptions, role: str, **settings: Any) -> Any:
 
 async def _stop(consumer: Any) -> None:
     """Leave the group and disconnect, also when aiokafka waits for a group that does not answer."""
-    if await within(STOP_TIMEOUT_S, _quietly(consumer.stop())):
+    if await within(STOP_TIMEOUT_S, quietly(consumer.stop())):
         return
     if consumer._coordinator is not None:
         task = getattr(consumer._coordinator, "_coordination_task", None)
         if task is not None:
             task.cancel()
     if consumer._fetcher is not None:
-        await within(STOP_TIMEOUT_S, _quietly(consumer._fetcher.close()))
-    await within(STOP_TIMEOUT_S, _quietly(consumer._client.close()))
-
-
-async def _quietly(stopping: Any) -> None:
-    await asyncio.gather(stopping, return_exceptions=True)
+        await within(STOP_TIMEOUT_S, quietly(consumer._fetcher.close()))
+    await within(STOP_TIMEOUT_S, quietly(consumer._client.close()))
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -333,90 +322,3 @@ def _check_fetcher(consumer: Any) -> None:
 def _fetched(part: TopicPartition, records: Sequence[Any], next_offset: int) -> Fetched:
     data = pack([(record.key or b"", record.value) for record in records])
     return Fetched(*part, [record.offset for record in records], data, next_offset)
-
-
-async def replay(options: KafkaOptions, part: TopicPartition) -> AsyncIterator[Fetched]:
-    """Every committed record of a partition from its start to its last stable offset of now."""
-    kafka_part = KafkaPartition(options.name(part.topic), part.partition)
-    with translated(f"replay {part.topic}/{part.partition}"):
-        consumer = _consumer(options, "replay")
-        try:
-            consumer.assign([kafka_part])
-            await consumer.start()
-            start = (await consumer.beginning_offsets([kafka_part]))[kafka_part]
-            end = await _stable_end(consumer, kafka_part)
-            consumer.seek(kafka_part, start)
-            progress = _Progress(consumer, kafka_part, end)
-            while not await progress.finished():
-                found = await consumer.getmany(
-                    kafka_part, timeout_ms=REPLAY_SLICE_MS, max_records=REPLAY_RECORDS
-                )
-                records = [r for r in found.get(kafka_part, ()) if r.offset < end]
-                if records:
-                    yield _fetched(part, records, min(end, await consumer.position(kafka_part)))
-        finally:
-            await _stop(consumer)
-
-
-async def _stable_end(consumer: Any, part: Any) -> int:
-    """The last stable offset, past what had been committed before this call.
-
-    Kafka answers a commit before its markers are in the partitions. So this gives transactions
-    that are open at the call a moment to end; a dead owner's may stay open for longer.
-    """
-    loop = asyncio.get_running_loop()
-    deadline_s = loop.time() + SETTLE_S
-    request = OffsetRequest(
-        -1, READ_UNCOMMITTED, [(part.topic, [(part.partition, OffsetResetStrategy.LATEST)])]
-    )
-    leader = consumer._client.cluster.leader_for_partition(part)
-    answer = await consumer._client.send(leader, request)
-    code, written = _offset_in(answer)
-    if code != 0:
-        raise errors.for_code(code)(part)
-    while True:
-        stable: int = (await consumer.end_offsets([part]))[part]
-        if stable >= written or loop.time() > deadline_s:
-            return min(stable, written)
-        await asyncio.sleep(SETTLE_PAUSE_S)
-
-
-def _offset_in(answer: Any) -> tuple[int, int]:
-    """The error code and the offset in an answer about one partition."""
-    ((_, ((_, code, _, offset, *_),)),) = answer.topics
-    return code, offset
-
-
-class _Progress:
-    """Whether a replay has come to its end, also one that holds no record any more."""
-
-    def __init__(self, consumer: Any, part: Any, end: int) -> None:
-        self._consumer = consumer
-        self._part = part
-        self._end = end
-        self._position = -1
-        self._answered_ms: int | None = None
-        self._empty_fetches = 0
-        self._deadline_s = 0.0
-
-    async def finished(self) -> bool:
-        """Raises LogError when the broker has not answered for too long."""
-        _check_fetcher(self._consumer)
-        now_s = asyncio.get_running_loop().time()
-        position = await self._consumer.position(self._part)
-        answered_ms = self._consumer.last_poll_timestamp(self._part)
-        if position != self._position:
-            self._position = position
-            self._answered_ms = answered_ms
-            self._empty_fetches = 0
-            self._deadline_s = now_s + REPLAY_TIMEOUT_S
-        elif answered_ms != self._answered_ms:
-            self._answered_ms = answered_ms
-            self._empty_fetches += 1
-            self._deadline_s = now_s + REPLAY_TIMEOUT_S
-        if now_s > self._deadline_s:
-            raise LogError(
-                f"no answer from Kafka for {REPLAY_TIMEOUT_S:.0f} s at offset {position} of "
-                f"{self._part.topic}/{self._part.partition}"
-            )
-        return position >= self._end or self._empty_fetches >= EMPTY_FETCHES_MAX

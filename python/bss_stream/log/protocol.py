@@ -39,6 +39,19 @@ class Fetched(NamedTuple):
     next_offset: int
 
 
+class Extent(NamedTuple):
+    """What a partition holds: its first offset, and the one behind all that is committed.
+
+    Offsets mean the same only within one `incarnation`, which a topic that is made anew does not
+    share with the old one. It is empty for a log that is itself a local file: there is nothing to
+    be won by keeping a copy of what it holds.
+    """
+
+    incarnation: str
+    start: int
+    end: int
+
+
 Offsets = Mapping[TopicPartition, int]
 """The next offset to read, by partition."""
 
@@ -138,8 +151,9 @@ class ReadableLog(Protocol):
     async def open(self) -> None:
         """Connect. Raises LogError when the log is not there or does not fit."""
 
-    def replay(self, topic: str, partition: int) -> AsyncIterator[Fetched]:
-        """Every committed record of a partition from its start to its present end, then stop."""
+    def replay(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[Fetched]:
+        """Every committed record of a partition from `start`, or its own start if that is later,
+        to its present end, then stop."""
 
     async def close(self) -> None:
         """Let the log go."""
@@ -158,6 +172,9 @@ class Log(ReadableLog, Protocol):
     ) -> Consumer: ...
 
     async def transactional_producer(self, transactional_id: str) -> TransactionalProducer: ...
+
+    async def extent(self, topic: str, partition: int) -> Extent:
+        """Where a partition begins and ends by now. Raises LogError."""
 
 
 LogFactory = Callable[[], Awaitable[Log]]

@@ -24,7 +24,7 @@ from bss_stream.queries.answers import Answer, answers
 from bss_stream.queries.catalogue import Catalogue
 from bss_stream.sink.read_model import ReadModel
 from bss_stream.sink.store import StoreUnavailableError
-from bss_stream.stopping import unless_stopped
+from bss_stream.stopping import done_unless_stopped, pause, unless_stopped
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class Queries:
         waiting does not mend.
         """
         try:
-            if await unless_stopped(self._connect(), self._stopping):
+            if await done_unless_stopped(self._connect(), self._stopping):
                 await self._work()
         finally:
             try:
@@ -118,12 +118,11 @@ class Queries:
                 await self._in_thread(self._model.close)
                 self._thread.shutdown(wait=False)
 
-    async def _connect(self) -> bool:
+    async def _connect(self) -> None:
         await self._echoes.connect(patience_s=self._settings.connect_patience_s)
         await self.client.connect(patience_s=self._settings.connect_patience_s)
         await self.client.subscribe(*wire.subscriptions(self._settings.shared_group))
         self.ready.set()
-        return True
 
     async def _work(self) -> None:
         most = self._settings.batch_requests_max
@@ -174,8 +173,7 @@ class Queries:
                 logger.warning("%s; trying again in %.1f s", error, pause_s)
             if self._stopping.is_set():
                 return None
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause_s)
+            await pause(pause_s, self._stopping)
             pause_s = min(pause_s * 2, BACKOFF_MAX_S)
 
     async def _in_thread(self, call: Callable[[], T]) -> T:

@@ -48,6 +48,7 @@ class Metadata(Struct, frozen=True):
     """The part of an echo's metadata that riders look at."""
 
     reason: str | None = None
+    first_reason: str | None = None
     asset_id: str | None = None
     service_plan_data: ServicePlan | None = None
 
@@ -68,6 +69,10 @@ class Echo(Struct, frozen=True):
         """Whether a client in the field would go on."""
         signals = self.data.signals
         return self.data.success and (not signals or not SUCCESS.isdisjoint(signals))
+
+    def is_repeat(self) -> bool:
+        """Whether it answers a request that was seen before."""
+        return self.data.metadata.first_reason is not None
 
     def reason(self) -> str:
         """The outcome by name: `ok`, or why not.

@@ -12,8 +12,8 @@ from bss_stream.simulate.echoes import INFINITE_FROM, ServicePlan, ServiceState
 from bss_stream.simulate.network import ServiceTerms, Terms
 
 OK: Final = frozenset({"ok"})
-REPEATED: Final = frozenset({"duplicate", "in_progress"})
-"""What the second copy of a message is told."""
+REPEATED: Final = frozenset({"duplicate"})
+"""What the second copy of an accepted message is told; of a refused one, the same reason again."""
 
 
 class Kind(StrEnum):

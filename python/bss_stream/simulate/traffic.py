@@ -34,7 +34,6 @@ AFTER_RETRY: Final = frozenset(
     {
         "ok",
         "duplicate",
-        "in_progress",
         "session_in_progress",
         "battery_mismatch",
         "rejected_transition",
@@ -118,7 +117,7 @@ class Traffic:
             return
         self.tally.outcomes[reason] += 1
         duplicated = request.fault is Fault.DUPLICATE
-        if duplicated and reason in REPEATED and not request.repeat_answered:
+        if duplicated and echo.is_repeat() and not request.repeat_answered:
             request.repeat_answered = True
             self.tally.fault_answered(str(Fault.DUPLICATE))
             if request.answered:
@@ -128,6 +127,10 @@ class Traffic:
             self.tally.repeated_echoes += 1
             return
         request.answered = True
+        if duplicated and request.channel is Channel.SELF_SERVICE and not request.repeat_answered:
+            # One echo answers a self-service request and its repeat while ARM is being asked.
+            request.repeat_answered = True
+            self.tally.fault_answered(str(Fault.DUPLICATE))
         if not duplicated or request.repeat_answered:
             del self._pending[request.correlation]
         self._measure(request, now_us)

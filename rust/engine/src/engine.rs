@@ -3,9 +3,12 @@
 use crate::core::chunk::{ChunkError, Records};
 use crate::core::codec::StateError;
 use crate::core::output::Lane;
+use crate::core::store::AHEAD;
+use crate::swap::coverage::{Coverage, coverage};
 use crate::swap::describe::describe;
+use crate::swap::outcome::Outcomes;
 use crate::swap::setup::Setup;
-use crate::swap::shard::{Outcomes, Shard};
+use crate::swap::shard::Shard;
 use crate::swap::topics::{self, EntityKind};
 use hashbrown::HashMap;
 use std::fmt;
@@ -228,6 +231,16 @@ impl Engine {
         Ok(self.shard(partition)?.entities())
     }
 
+    /// What a shard has come through since it was opened, or since the last reload.
+    ///
+    /// # Errors
+    /// [`EngineError::NotOpen`].
+    pub fn coverage(&self, partition: u32) -> Result<Coverage<'_>, EngineError> {
+        let shard = self.shards.get(&partition);
+        let shard = shard.ok_or(EngineError::NotOpen(partition))?;
+        Ok(coverage(&self.setup, shard.counts()))
+    }
+
     /// Takes another set-up; every open shard is read again under it, or nothing changes.
     ///
     /// # Errors
@@ -370,9 +383,6 @@ fn check(input: &Input<'_>) -> Result<(), EngineError> {
         Err(EngineError::Offsets { offsets, records })
     }
 }
-
-/// How many records are looked ahead for: about as many fetches as a core keeps under way at once.
-const AHEAD: usize = 16;
 
 impl Work<'_, '_> {
     fn run(&mut self, setup: &Setup, now_ms: i64) -> Done {

@@ -1,9 +1,10 @@
 //! `bss_stream._engine`: the binding of `bss-engine`. It converts between Python and bytes and
 //! holds no rule of its own.
 
-use bss_engine::core::{chunk, frame, partition};
+use bss_engine::core::{chunk, frame, partition, record_batch};
 use bss_engine::engine::{self, EngineError, Input};
-use bss_engine::swap::{reason, topics, vocabulary};
+use bss_engine::swap::event::Event;
+use bss_engine::swap::{coverage, reason, router, topics, vocabulary};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
@@ -42,6 +43,70 @@ fn unpack<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyList>> {
     Ok(list)
 }
 
+/// How many records a chunk has, and how many bytes the key and value of the largest.
+#[pyfunction]
+fn measure(data: &[u8]) -> PyResult<(usize, usize)> {
+    let (mut records, mut largest) = (0, 0);
+    for record in chunk::Records::new(data) {
+        let (key, value) = record.map_err(|e| PyValueError::new_err(e.to_string()))?;
+        records += 1;
+        largest = largest.max(key.len() + value.map_or(0, <[u8]>::len));
+    }
+    Ok((records, largest))
+}
+
+/// A chunk's records as Kafka record batches: how many records each has, and its bytes.
+#[pyfunction]
+#[pyo3(signature = (data, *, producer, base_sequence, transactional, timestamp_ms, bytes_max))]
+fn write_batches<'py>(
+    py: Python<'py>,
+    data: PyBackedBytes,
+    producer: (i64, i16),
+    base_sequence: i32,
+    transactional: bool,
+    timestamp_ms: i64,
+    bytes_max: usize,
+) -> PyResult<Vec<(u32, Bound<'py, PyBytes>)>> {
+    let writer = record_batch::Writer {
+        producer_id: producer.0,
+        producer_epoch: producer.1,
+        base_sequence,
+        transactional,
+        timestamp_ms,
+    };
+    let batches = py
+        .detach(|| record_batch::write(&data, writer, bytes_max))
+        .map_err(|e| PyValueError::new_err(e.to_string()))?;
+    Ok(batches
+        .into_iter()
+        .map(|batch| (batch.records, PyBytes::new(py, &batch.data)))
+        .collect())
+}
+
+/// The sequence number behind so many records.
+#[pyfunction]
+fn sequence_after(base_sequence: i32, records: u32) -> i32 {
+    record_batch::sequence_after(base_sequence, records)
+}
+
+/// The committed records in a response: their offsets, their chunk, where reading goes on.
+#[pyfunction]
+fn read_batches<'py>(
+    py: Python<'py>,
+    data: PyBackedBytes,
+    aborted: Vec<record_batch::Aborted>,
+    from_offset: i64,
+) -> PyResult<(Vec<i64>, Bound<'py, PyBytes>, i64)> {
+    let found = py
+        .detach(|| record_batch::read(&data, &aborted, from_offset))
+        .map_err(|e| PyValueError::new_err(e.to_string()))?;
+    Ok((
+        found.offsets,
+        PyBytes::new(py, &found.data),
+        found.next_offset,
+    ))
+}
+
 /// The partition of a key, as Kafka's default partitioner places it.
 #[pyfunction]
 fn partition_for(key: &[u8], partitions: u32) -> PyResult<u32> {
@@ -76,10 +141,115 @@ fn reasons() -> Vec<(&'static str, &'static str, Option<&'static str>, bool)> {
         .collect()
 }
 
+/// Every event that entities take: the kind of entity, the event's name.
+#[pyfunction]
+fn events() -> Vec<(&'static str, &'static str)> {
+    Event::all()
+        .map(|event| (event.kind().name(), event.name()))
+        .collect()
+}
+
 /// The topics of the log, by index.
 #[pyfunction]
 fn topic_names() -> Vec<&'static str> {
     (0..topics::COUNT).map(topics::name).collect()
+}
+
+/// A row of the topic table: filter, event, entity, and the name of the topic's segment or of the
+/// payload's field that has the key.
+type PyRow = (String, String, String, Option<String>, Option<String>);
+
+/// Topic, partition, records, packed records.
+type PyLane<'py> = (&'static str, u32, usize, Bound<'py, PyBytes>);
+
+/// Position among the messages, reason, and the key that was refused.
+type PyUnroutable = (usize, &'static str, Option<String>);
+
+/// The compiled topic table.
+#[pyclass(frozen, module = "bss_stream._engine")]
+struct Router {
+    inner: router::Router,
+}
+
+fn router_row((filter, event, entity, segment, field): PyRow) -> PyResult<router::Row> {
+    let kind = topics::EntityKind::named(&entity).ok_or_else(|| {
+        PyValueError::new_err(format!("entity {entity}: expected plan, station or asset"))
+    })?;
+    let key = match (segment, field) {
+        (Some(name), None) => router::KeyPlace::Segment(name),
+        (None, Some(name)) => router::KeyPlace::Field(name),
+        _ => {
+            let fault = format!("filter {filter}: expected its key in the topic or in the payload");
+            return Err(PyValueError::new_err(fault));
+        }
+    };
+    Ok(router::Row {
+        filter,
+        event,
+        kind,
+        key,
+    })
+}
+
+#[pymethods]
+impl Router {
+    #[new]
+    fn new(rows: Vec<PyRow>) -> PyResult<Self> {
+        let rows = rows
+            .into_iter()
+            .map(router_row)
+            .collect::<PyResult<Vec<_>>>()?;
+        let inner = router::Router::new(&rows).map_err(|e| PyValueError::new_err(e.to_string()))?;
+        Ok(Self { inner })
+    }
+
+    fn route(&self, topic: &str, payload: &[u8]) -> Option<(String, &'static str, Option<String>)> {
+        self.inner.route(topic, payload).map(|routed| {
+            let key = routed.key.map(std::borrow::Cow::into_owned);
+            (routed.event.to_owned(), routed.kind.signals_name(), key)
+        })
+    }
+
+    fn pack<'py>(
+        &self,
+        py: Python<'py>,
+        messages: Vec<(PyBackedStr, PyBackedBytes, Option<PyBackedBytes>)>,
+        partitions: u32,
+        received_ms: i64,
+        payload_bytes_max: usize,
+    ) -> PyResult<(Vec<PyLane<'py>>, Vec<PyUnroutable>)> {
+        if partitions == 0 {
+            return Err(PyValueError::new_err(
+                "partitions is 0: it must be at least 1",
+            ));
+        }
+        let given = messages
+            .iter()
+            .map(|(topic, payload, correlation)| router::Message {
+                topic,
+                payload,
+                correlation: correlation.as_deref().unwrap_or_default(),
+            });
+        let (lanes, unroutable) =
+            self.inner
+                .pack(given, partitions, received_ms, payload_bytes_max);
+        let lanes = lanes
+            .into_iter()
+            .map(|lane| {
+                let data = PyBytes::new(py, &lane.data);
+                (lane.kind.signals_name(), lane.partition, lane.records, data)
+            })
+            .collect();
+        let unroutable = unroutable
+            .into_iter()
+            .map(|(at, why)| match why {
+                router::Unroutable::UnknownTopic => (at, "unknown_topic", None),
+                router::Unroutable::PayloadTooLarge => (at, "payload_too_large", None),
+                router::Unroutable::BadKey(key) => (at, "bad_key", key),
+            })
+            .collect();
+        Ok((lanes, unroutable))
+    }
 }
 
 /// Records for one partition of one topic.
@@ -104,6 +274,39 @@ struct Output {
     chunks: Vec<Py<OutputChunk>>,
     #[pyo3(get)]
     outcomes: std::collections::HashMap<&'static str, u64>,
+}
+
+/// What a shard has come through, each with how often.
+#[pyclass(frozen, get_all, module = "bss_stream._engine")]
+struct Coverage {
+    /// Model, cycle, state, signal, next state.
+    transitions: Vec<(String, &'static str, String, &'static str, String, u64)>,
+    /// Model, row, external event, cycle.
+    compression: Vec<(String, usize, &'static str, &'static str, u64)>,
+    /// Event, reason.
+    endings: Vec<(Option<&'static str>, &'static str, u64)>,
+}
+
+impl Coverage {
+    fn new(found: &coverage::Coverage<'_>) -> Self {
+        let transitions = found.transitions.iter().map(|one| {
+            let (model, from, to) = (one.model.into(), one.from.into(), one.to.into());
+            (model, one.cycle, from, one.signal, to, one.count)
+        });
+        let compression = found.compression.iter().map(|one| {
+            let model = one.model.into();
+            (model, one.row, one.external, one.cycle, one.count)
+        });
+        let endings = found.endings.iter().map(|one| {
+            let event = one.event.map(Event::name);
+            (event, one.reason.code(), one.count)
+        });
+        Self {
+            transitions: transitions.collect(),
+            compression: compression.collect(),
+            endings: endings.collect(),
+        }
+    }
 }
 
 /// One partition's records as Python hands them over.
@@ -170,6 +373,13 @@ impl Engine {
     fn entities(&self, partition: u32) -> PyResult<[usize; 3]> {
         self.inner()
             .entities(partition)
+            .map_err(|e| value_error(&e))
+    }
+
+    fn coverage(&self, partition: u32) -> PyResult<Coverage> {
+        self.inner()
+            .coverage(partition)
+            .map(|found| Coverage::new(&found))
             .map_err(|e| value_error(&e))
     }
 
@@ -250,12 +460,19 @@ impl Engine {
 fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(pack, m)?)?;
     m.add_function(wrap_pyfunction!(unpack, m)?)?;
+    m.add_function(wrap_pyfunction!(measure, m)?)?;
+    m.add_function(wrap_pyfunction!(write_batches, m)?)?;
+    m.add_function(wrap_pyfunction!(sequence_after, m)?)?;
+    m.add_function(wrap_pyfunction!(read_batches, m)?)?;
     m.add_function(wrap_pyfunction!(partition_for, m)?)?;
     m.add_function(wrap_pyfunction!(last_received_ms, m)?)?;
     m.add_function(wrap_pyfunction!(check_model, m)?)?;
     m.add_function(wrap_pyfunction!(reasons, m)?)?;
     m.add_function(wrap_pyfunction!(topic_names, m)?)?;
+    m.add_function(wrap_pyfunction!(events, m)?)?;
+    m.add_class::<Coverage>()?;
     m.add_class::<Engine>()?;
+    m.add_class::<Router>()?;
     m.add_class::<Output>()?;
     m.add_class::<OutputChunk>()?;
     Ok(())

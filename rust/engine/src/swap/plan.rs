@@ -1,6 +1,7 @@
 //! A customer's plan: everything the rules know of it, and its bytes in the changelog.
 
 use super::account::Account;
+use super::event::Event;
 use super::setup::{Market, Setup, Template};
 use super::vocabulary::{Condition, Cycle, Tag};
 use crate::core::codec::{Decode, StateError, Writer};
@@ -10,6 +11,10 @@ use crate::core::ledger::Chain;
 
 /// Version of the state bytes.
 const VERSION: u8 = 1;
+
+/// Why an entity's own state can be read: the shard wrote it, or has read it before, under the same
+/// set-up.
+pub const OWN_STATE: &str = "a state that the shard has written or read before";
 
 /// A self-service swap that ARM has not answered yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,7 +35,7 @@ pub struct Session {
     pub attempt: u32,
     /// State in the model of sessions.
     pub state: u8,
-    /// Whether it replaces a damaged battery, which costs no quota.
+    /// Whether a scan of a damaged battery began it: nobody awaits an echo.
     pub is_replacement: bool,
     /// Time of the request: its day counts.
     pub event_ms: i64,
@@ -87,6 +92,9 @@ pub struct Core {
     pub initialized: bool,
     /// Whether a cancellation waits for the battery's return.
     pub cancel_requested: bool,
+    /// Whether the next battery costs no quota: the one that the customer holds, or gave back
+    /// last, was found damaged.
+    pub replacement_owed: bool,
     /// Whether the end of the period has been signalled.
     pub period_ended: bool,
     /// Whether the end of the grace period has been acted upon.
@@ -132,6 +140,16 @@ impl Plan {
         let in_grace = self.core.grace_end_ms > 0 && !self.core.grace_enforced;
         let grace = in_grace.then_some(self.core.grace_end_ms);
         session.into_iter().chain(period).chain(grace).min()
+    }
+
+    /// Whether this is a request for the swap under way, come again. The session knows it better
+    /// than the window, which forgets when it is full.
+    #[must_use]
+    pub fn is_deciding(&self, event: Event, correlation_id: &str) -> bool {
+        event.dedupe_name() == Event::CustomerBinding.name()
+            && self.core.session.as_ref().is_some_and(|session| {
+                !session.is_replacement && *session.correlation_id == *correlation_id
+            })
     }
 }
 
@@ -202,6 +220,7 @@ impl Plan {
                 states: [model.cycles[0].initial, model.cycles[1].initial],
                 initialized: false,
                 cancel_requested: false,
+                replacement_owed: false,
                 period_ended: false,
                 grace_enforced: false,
                 period_end_ms: 0,
@@ -275,7 +294,8 @@ impl Plan {
                 | u8::from(core.cancel_requested) << 1
                 | u8::from(core.period_ended) << 2
                 | u8::from(core.session.is_some()) << 3
-                | u8::from(core.grace_enforced) << 4,
+                | u8::from(core.grace_enforced) << 4
+                | u8::from(core.replacement_owed) << 5,
         );
         out.int(self.clock_ms);
         out.int(core.period_end_ms);
@@ -344,6 +364,14 @@ impl Plan {
         input.end()
     }
 
+    /// Becomes the plan with a state that the shard holds.
+    ///
+    /// # Panics
+    /// Never: see [`OWN_STATE`].
+    pub fn read_again(&mut self, setup: &Setup, state: &[u8]) {
+        self.read(setup, state).expect(OWN_STATE);
+    }
+
     fn read_core(&mut self, setup: &Setup, input: &mut Decode<'_>) -> Result<(), StateError> {
         let services = self.signed(setup).services.len();
         let core = &mut self.core;
@@ -352,6 +380,7 @@ impl Plan {
         core.cancel_requested = flags & 2 != 0;
         core.period_ended = flags & 4 != 0;
         core.grace_enforced = flags & 16 != 0;
+        core.replacement_owed = flags & 32 != 0;
         self.clock_ms = input.int()?;
         core.period_end_ms = input.int()?;
         core.grace_end_ms = input.int()?;

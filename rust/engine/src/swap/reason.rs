@@ -106,7 +106,7 @@ macro_rules! facts {
 facts! {
     Ok, "ok", "SERVICE_COMPLETED", false, "applied", None;
     Duplicate, "duplicate", "IDEMPOTENT_OPERATION_DETECTED", false, "this signal was seen before; the first outcome stands", None;
-    InProgress, "in_progress", "SERVICE_REJECTED", false, "the first request with this correlation id is still being decided", Some("await its echo");
+    InProgress, "in_progress", "SERVICE_REJECTED", false, "asked of another entity, whose answer decides", None;
     MalformedJson, "malformed_json", "VALIDATION_FAILED", true, "the payload is not well-formed JSON", None;
     InvalidUtf8, "invalid_utf8", "VALIDATION_FAILED", true, "the payload is not UTF-8", None;
     NestingTooDeep, "nesting_too_deep", "VALIDATION_FAILED", true, "the payload nests too deep", None;
@@ -184,6 +184,12 @@ impl Reason {
     #[must_use]
     pub fn action(self) -> Option<&'static str> {
         self.facts().action
+    }
+
+    /// Whether the signal was refused, so that nothing of it was applied.
+    #[must_use]
+    pub fn is_refusal(self) -> bool {
+        !matches!(self, Self::Ok | Self::Duplicate | Self::InProgress)
     }
 
     /// Whether the record becomes a dead letter.

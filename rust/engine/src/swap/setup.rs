@@ -1,5 +1,6 @@
 //! Set-up: markets, templates, stations and models, compiled to integers and bits at load.
 
+use super::coverage::table_of_model;
 use super::vocabulary::ModelKind;
 use crate::core::decimal;
 use crate::core::fsm::Model;
@@ -211,6 +212,8 @@ pub struct Setup {
     location_index: HashMap<String, u32>,
     fleet_index: HashMap<String, u32>,
     latest_template: HashMap<String, usize>,
+    /// The versions of each template, by index.
+    template_versions: HashMap<String, Vec<usize>>,
 }
 
 #[derive(Deserialize)]
@@ -371,13 +374,14 @@ impl Models {
         let mut models = Self::default();
         for (at, doc) in docs.iter().enumerate() {
             let file = format!("setup.models[{at}]");
-            let (kind, model) = match ModelKind::compile(&file, doc.get().as_bytes()) {
+            let (kind, mut model) = match ModelKind::compile(&file, doc.get().as_bytes()) {
                 Ok(compiled) => compiled,
                 Err(found) => {
                     faults.extend(found);
                     continue;
                 }
             };
+            model.counted_in = table_of_model(at);
             let slot = match kind {
                 ModelKind::Plan => {
                     models.plans.push(model);
@@ -428,6 +432,7 @@ impl Setup {
             location_index: HashMap::new(),
             fleet_index: HashMap::new(),
             latest_template: HashMap::new(),
+            template_versions: HashMap::new(),
         };
         // Locations and fleets of all markets first: a template may roam.
         for market in &doc.markets {
@@ -564,6 +569,10 @@ impl Setup {
         {
             *latest = index;
         }
+        self.template_versions
+            .entry(template.id.clone())
+            .or_default()
+            .push(index);
         self.templates.push(template);
     }
 
@@ -687,9 +696,8 @@ impl Setup {
     /// One version of a template.
     #[must_use]
     pub fn template_version(&self, id: &str, version: u32) -> Option<usize> {
-        self.templates
-            .iter()
-            .position(|t| t.version == version && t.id == id)
+        let mut versions = self.template_versions.get(id)?.iter().copied();
+        versions.find(|at| self.templates[*at].version == version)
     }
 }
 

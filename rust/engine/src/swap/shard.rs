@@ -1,59 +1,27 @@
 //! A shard: the entities of one partition, and the way of each record to its rule and back.
 
+use super::arrival::{Arrival, Envelope, is_clean_text};
 use super::asset::Asset;
+use super::coverage::ending;
 use super::event::Event;
-use super::plan::Plan;
+use super::outcome::Outcomes;
+use super::plan::{OWN_STATE, Plan};
 use super::reason::{Reason, Rejection};
 use super::request::{self, Request, is_clean_id, require};
-use super::rules::{self, PlanTurn, Ruling};
+use super::rules::{self, PlanTurn};
 use super::setup::Setup;
 use super::station::Station;
-use super::topics::{self, EntityKind};
+use super::topics::EntityKind;
 use super::turn::{Lanes, Turn};
 use crate::core::codec::StateError;
-use crate::core::decimal;
-use crate::core::dedupe::signal_id;
-use crate::core::frame::{Origin, SignalFrame, parse_signal};
-use crate::core::output::{Lane, Outputs};
+use crate::core::coverage::Counts;
+use crate::core::frame::{Origin, parse_signal};
+use crate::core::output::Lane;
 use crate::core::store::{SlotIndex, Store};
-use crate::core::time::parse_rfc3339;
-
-/// Longest correlation id, in bytes.
-const CORRELATION_BYTES_MAX: usize = 128;
-
-/// How records ended, counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Outcomes([u64; Reason::COUNT]);
-
-impl Default for Outcomes {
-    fn default() -> Self {
-        Self([0; Reason::COUNT])
-    }
-}
-
-impl Outcomes {
-    fn count(&mut self, reason: Reason) {
-        self.0[reason as usize] += 1;
-    }
-
-    /// Adds another shard's counts.
-    pub fn add(&mut self, other: &Self) {
-        for (total, count) in self.0.iter_mut().zip(other.0) {
-            *total += count;
-        }
-    }
-
-    /// Each reason that occurred, with its count.
-    pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> {
-        Reason::all().zip(self.0).filter(|(_, count)| *count > 0)
-    }
-}
 
 /// The entities of one partition.
 #[derive(Debug)]
 pub struct Shard {
-    partition: u32,
-    partitions: u32,
     plans: Store,
     stations: Store,
     assets: Store,
@@ -64,26 +32,10 @@ pub struct Shard {
     plan: Plan,
     /// Room to write a state in.
     state: Vec<u8>,
-    out: Outputs,
+    lanes: Lanes,
     /// By [`EntityKind`]: the last offset applied, -1 before the first.
     applied: [i64; 3],
     outcomes: Outcomes,
-}
-
-/// A record with what its frame says.
-struct Arrival<'a> {
-    kind: EntityKind,
-    id: &'a str,
-    event: Event,
-    frame: SignalFrame<'a>,
-    origin: Origin,
-    raw: &'a [u8],
-}
-
-/// What a request's envelope says, checked.
-struct Envelope<'r> {
-    correlation_id: &'r str,
-    event_ms: i64,
 }
 
 impl Shard {
@@ -91,15 +43,13 @@ impl Shard {
     #[must_use]
     pub fn new(partition: u32, partitions: u32) -> Self {
         Self {
-            partition,
-            partitions,
             plans: Store::default(),
             stations: Store::default(),
             assets: Store::default(),
             awake: Vec::new(),
             plan: Plan::default(),
             state: Vec::new(),
-            out: Outputs::new(topics::COUNT, partitions),
+            lanes: Lanes::new(partition, partitions),
             applied: [-1; 3],
             outcomes: Outcomes::default(),
         }
@@ -161,6 +111,12 @@ impl Shard {
         Some(self.applied[kind as usize]).filter(|offset| *offset >= 0)
     }
 
+    /// How often each place has been passed since the shard was opened.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        self.lanes.out.counts()
+    }
+
     /// When the next timer is due.
     pub fn next_due_ms(&mut self) -> Option<i64> {
         self.plans.next_due_ms()
@@ -177,7 +133,7 @@ impl Shard {
     /// # Errors
     /// [`StateError`] if an entity names what the new set-up lacks.
     pub fn under(&self, setup: &Setup) -> Result<Self, StateError> {
-        let mut shard = Self::new(self.partition, self.partitions);
+        let mut shard = Self::new(self.lanes.partition, self.lanes.partitions);
         for kind in EntityKind::ALL {
             let store = match kind {
                 EntityKind::Plan => &self.plans,
@@ -210,7 +166,7 @@ impl Shard {
         }
         let origin = Origin {
             topic: kind.signals_name(),
-            partition: self.partition,
+            partition: self.lanes.partition,
             offset,
         };
         let reason = self.arrive(setup, kind, origin, key, value);
@@ -236,12 +192,14 @@ impl Shard {
             let key = String::from_utf8_lossy(key);
             let mut turn = self.turn(setup, origin, id.unwrap_or("-"), value);
             turn.dead_letter(reason, &key);
+            self.lanes.out.pass(ending(None, reason));
             return reason;
         };
         let Some(event) = Event::find(kind, frame.event) else {
             let mut turn = self.turn(setup, origin, id, value);
             turn.recorded_ms = frame.received_ms;
             turn.dead_letter(Reason::UnknownEvent, frame.event);
+            self.lanes.out.pass(ending(None, Reason::UnknownEvent));
             return Reason::UnknownEvent;
         };
         let arrival = Arrival {
@@ -253,7 +211,8 @@ impl Shard {
             raw: value,
         };
         let limits = setup.limits;
-        match request::parse(frame.payload, limits.payload_bytes_max, limits.nesting_max) {
+        let parsed = request::parse(frame.payload, limits.payload_bytes_max, limits.nesting_max);
+        let reason = match parsed {
             Ok(request) => match arrival.envelope(setup, &request) {
                 Ok(envelope) => self.dispatch(setup, &arrival, &request, &envelope),
                 Err(rejection) => {
@@ -270,7 +229,9 @@ impl Shard {
                 }
             },
             Err(rejection) => self.refuse(setup, &arrival, frame.correlation, &rejection),
-        }
+        };
+        self.lanes.out.pass(ending(Some(event), reason));
+        reason
     }
 
     /// A turn of which nothing is known yet but the record.
@@ -281,22 +242,10 @@ impl Shard {
         id: &'a str,
         raw: &'a [u8],
     ) -> Turn<'a> {
-        Turn {
-            setup,
-            lanes: Lanes {
-                out: &mut self.out,
-                partition: self.partition,
-                partitions: self.partitions,
-            },
-            origin: Some(origin),
-            entity_id: id,
-            event_ms: 0,
-            recorded_ms: 0,
-            correlation_id: "",
-            raw,
-            entries: 0,
-            is_kept: false,
-        }
+        let mut turn = Turn::new(setup, &mut self.lanes, id);
+        turn.origin = Some(origin);
+        turn.raw = raw;
+        turn
     }
 
     fn refuse(
@@ -348,18 +297,8 @@ impl Shard {
         self.read_plan(setup, at);
         self.fire_due(setup, at, arrival.frame.received_ms);
         let Self {
-            plans,
-            plan,
-            out,
-            partition,
-            partitions,
-            ..
+            plans, plan, lanes, ..
         } = self;
-        let lanes = Lanes {
-            out,
-            partition: *partition,
-            partitions: *partitions,
-        };
         let before = plans.state(at);
         let reason = arrival.apply_to_plan(setup, lanes, plan, Some(before), request, envelope);
         self.put_plan(setup, at);
@@ -368,7 +307,7 @@ impl Shard {
 
     /// Takes a plan up.
     fn read_plan(&mut self, setup: &Setup, at: SlotIndex) {
-        read_again(&mut self.plan, setup, self.plans.state(at));
+        self.plan.read_again(setup, self.plans.state(at));
     }
 
     /// Puts back the plan that has been taken up, and marks it as changed.
@@ -392,17 +331,7 @@ impl Shard {
                 return self.refuse(setup, arrival, envelope.correlation_id, &rejection);
             }
         };
-        let Self {
-            out,
-            partition,
-            partitions,
-            ..
-        } = self;
-        let lanes = Lanes {
-            out,
-            partition: *partition,
-            partitions: *partitions,
-        };
+        let lanes = &mut self.lanes;
         let reason = arrival.apply_to_plan(setup, lanes, &mut plan, None, request, envelope);
         if reason == Reason::Ok {
             let at = self.plans.insert(arrival.id, &[], None);
@@ -433,16 +362,9 @@ impl Shard {
         let Self {
             stations,
             awake,
-            out,
-            partition,
-            partitions,
+            lanes,
             ..
         } = self;
-        let lanes = Lanes {
-            out,
-            partition: *partition,
-            partitions: *partitions,
-        };
         let mut turn = arrival.turn(setup, lanes, envelope);
         let station = &mut awake[at.number()];
         let reason = station
@@ -466,16 +388,9 @@ impl Shard {
         let Self {
             assets,
             state,
-            out,
-            partition,
-            partitions,
+            lanes,
             ..
         } = self;
-        let lanes = Lanes {
-            out,
-            partition: *partition,
-            partitions: *partitions,
-        };
         let (at, mut asset) = match assets.find(arrival.id) {
             Some(at) => (at, Asset::decode(setup, assets.state(at)).expect(OWN_STATE)),
             None => (assets.insert(arrival.id, &[], None), Asset::new(setup)),
@@ -510,12 +425,7 @@ impl Shard {
 
     fn fire(&mut self, setup: &Setup, at: SlotIndex, due_ms: i64) {
         let Self {
-            plans,
-            plan,
-            out,
-            partition,
-            partitions,
-            ..
+            plans, plan, lanes, ..
         } = self;
         let id = plans.id(at);
         let correlation_id: Box<str> = plan
@@ -524,22 +434,10 @@ impl Shard {
             .as_ref()
             .filter(|session| session.due_ms <= due_ms)
             .map_or("".into(), |session| session.correlation_id.clone());
-        let mut turn = Turn {
-            setup,
-            lanes: Lanes {
-                out,
-                partition: *partition,
-                partitions: *partitions,
-            },
-            origin: None,
-            entity_id: id,
-            event_ms: due_ms,
-            recorded_ms: due_ms,
-            correlation_id: &correlation_id,
-            raw: &[],
-            entries: 0,
-            is_kept: false,
-        };
+        let mut turn = Turn::new(setup, lanes, id);
+        turn.event_ms = due_ms;
+        turn.recorded_ms = due_ms;
+        turn.correlation_id = &correlation_id;
         rules::timers::fire(&mut PlanTurn::new(&mut turn, plan), plan);
         plan.clock_ms = plan.clock_ms.max(due_ms);
     }
@@ -565,8 +463,7 @@ impl Shard {
             assets,
             awake,
             state,
-            out,
-            partition,
+            lanes,
             ..
         } = self;
         for at in stations.changed().to_vec() {
@@ -581,137 +478,15 @@ impl Shard {
                 EntityKind::Asset => &mut *assets,
             };
             store.drain_changed(|id, state| {
-                let mut record = out.open(kind.state_topic() as usize, *partition, id);
+                let mut record = lanes
+                    .out
+                    .open(kind.state_topic() as usize, lanes.partition, id);
                 record.data.extend_from_slice(state);
-                out.close(record);
+                lanes.out.close(record);
             });
         }
-        (out.drain(), std::mem::take(&mut self.outcomes))
+        (lanes.out.drain(), std::mem::take(&mut self.outcomes))
     }
-}
-
-/// Why an entity's own state can be read: the shard wrote it, or has read it before, under the same
-/// set-up.
-const OWN_STATE: &str = "a state that the shard has written or read before";
-
-fn read_again(plan: &mut Plan, setup: &Setup, state: &[u8]) {
-    plan.read(setup, state).expect(OWN_STATE);
-}
-
-impl Arrival<'_> {
-    /// The turn of an accepted record.
-    fn turn<'t>(
-        &'t self,
-        setup: &'t Setup,
-        lanes: Lanes<'t>,
-        envelope: &'t Envelope<'_>,
-    ) -> Turn<'t> {
-        Turn {
-            setup,
-            lanes,
-            origin: Some(self.origin),
-            entity_id: self.id,
-            event_ms: envelope.event_ms,
-            recorded_ms: self.frame.received_ms,
-            correlation_id: envelope.correlation_id,
-            raw: self.raw,
-            entries: 0,
-            is_kept: false,
-        }
-    }
-
-    fn apply_to_plan(
-        &self,
-        setup: &Setup,
-        lanes: Lanes<'_>,
-        plan: &mut Plan,
-        before: Option<&[u8]>,
-        request: &Request<'_>,
-        envelope: &Envelope<'_>,
-    ) -> Reason {
-        let mut turn = self.turn(setup, lanes, envelope);
-        let reason = apply_to_plan(&mut turn, plan, before, self.event, request);
-        plan.clock_ms = plan.clock_ms.max(self.frame.received_ms);
-        plan.applied = self.origin.offset;
-        reason
-    }
-
-    /// Checks what every payload must say.
-    fn envelope<'r>(
-        &self,
-        setup: &Setup,
-        request: &'r Request<'_>,
-    ) -> Result<Envelope<'r>, Rejection> {
-        if self.frame.source == "engine" {
-            let at_ms = request.at_ms.and_then(|text| decimal::parse(text, 0).ok());
-            return Ok(Envelope {
-                correlation_id: request.correlation_id.as_deref().unwrap_or(""),
-                event_ms: at_ms.ok_or_else(|| Rejection::new(Reason::MissingField, "at_ms"))?,
-            });
-        }
-        let named = match self.kind {
-            EntityKind::Plan => Some(require(&request.plan_id, "plan_id")?),
-            EntityKind::Station => request.location_id.as_deref(),
-            EntityKind::Asset => request.asset_id.as_deref(),
-        };
-        if let Some(named) = named.filter(|named| *named != self.id) {
-            let detail = format!("topic {}, payload {named}", self.id);
-            return Err(Rejection::new(Reason::PlanIdMismatch, detail));
-        }
-        if self.event == Event::StationTap {
-            self.check_door(request)?;
-        }
-        let correlation_id = match request.correlation_id.as_deref() {
-            Some(id) => id,
-            // The asset manager of the seed documents answers without one.
-            None if self.kind != EntityKind::Plan => "",
-            None => return Err(Rejection::new(Reason::MissingField, "correlation_id")),
-        };
-        if !is_clean_text(correlation_id)
-            || (correlation_id.is_empty() && self.kind == EntityKind::Plan)
-        {
-            return Err(Rejection::new(Reason::BadId, "correlation_id"));
-        }
-        Ok(Envelope {
-            correlation_id,
-            event_ms: self.event_ms(setup, request)?,
-        })
-    }
-
-    /// The door that a tap names must be the one that sent it.
-    fn check_door(&self, request: &Request<'_>) -> Result<(), Rejection> {
-        let named = require(&request.location_id, "location_id")?;
-        if self.frame.source.split('/').any(|part| part == named) {
-            return Ok(());
-        }
-        let detail = format!("topic {}, payload {named}", self.frame.source);
-        Err(Rejection::new(Reason::PlanIdMismatch, detail))
-    }
-
-    fn event_ms(&self, setup: &Setup, request: &Request<'_>) -> Result<i64, Rejection> {
-        let received_ms = self.frame.received_ms;
-        let Some(text) = request.timestamp.as_deref() else {
-            return if self.kind != EntityKind::Plan {
-                Ok(received_ms)
-            } else {
-                Err(Rejection::new(Reason::MissingField, "timestamp"))
-            };
-        };
-        let event_ms = parse_rfc3339(text)
-            .ok_or_else(|| Rejection::new(Reason::WrongType, format!("timestamp {text}")))?;
-        let ahead_ms = event_ms.saturating_sub(received_ms);
-        if ahead_ms > setup.limits.skew_future_ms || -ahead_ms > setup.limits.skew_past_ms {
-            return Err(Rejection::new(
-                Reason::TimestampSkew,
-                format!("{ahead_ms} ms ahead"),
-            ));
-        }
-        Ok(event_ms)
-    }
-}
-
-fn is_clean_text(text: &str) -> bool {
-    text.len() <= CORRELATION_BYTES_MAX && !text.chars().any(char::is_control)
 }
 
 /// The plan that a first sync makes.
@@ -725,128 +500,4 @@ fn new_plan(setup: &Setup, event: Event, request: &Request<'_>) -> Result<Plan, 
         .ok_or_else(|| Rejection::new(Reason::UnknownTemplate, id))?;
     let customer_id = request::require_id(&request.customer_id, "customer_id")?;
     Ok(Plan::new(setup, template, customer_id))
-}
-
-/// Whether a signal with this event is remembered and answered only once.
-fn is_deduplicated(event: Event) -> bool {
-    match event {
-        Event::PaymentAndService
-        | Event::CustomerBinding
-        | Event::InitializeStates
-        | Event::OdooSync
-        | Event::ServicePayment
-        | Event::PaymentReversal
-        | Event::StationTap
-        | Event::ReportLost
-        | Event::ContinueService
-        | Event::ReportActivity => true,
-        // A query changes nothing; entities' records come exactly once.
-        Event::IdentifyCustomer
-        | Event::ArmAllocate
-        | Event::StationStock
-        | Event::AllocationIssued
-        | Event::AllocationDenied
-        | Event::Allocate
-        | Event::AllocationRelease
-        | Event::StockMoved
-        | Event::AssetAssigned
-        | Event::AssetReturned
-        | Event::AssetStatus
-        | Event::AssetScan
-        | Event::Validate
-        | Event::AssetReportedLost
-        | Event::AssetSettled
-        | Event::AssetLost
-        | Event::AssetFound
-        | Event::AssetDamaged => false,
-    }
-}
-
-/// Applies one signal to a plan, all or not at all; `before` is the state that it goes back to, if
-/// it has one.
-fn apply_to_plan(
-    turn: &mut Turn<'_>,
-    plan: &mut Plan,
-    before: Option<&[u8]>,
-    event: Event,
-    request: &Request<'_>,
-) -> Reason {
-    let deduplicated = is_deduplicated(event);
-    let id = signal_id(&[event.dedupe_name(), turn.correlation_id]);
-    if deduplicated && let Some(first) = plan.window.outcome(id).and_then(Reason::from_index) {
-        turn.repeat(event, first);
-        return if first == Reason::InProgress {
-            first
-        } else {
-            Reason::Duplicate
-        };
-    }
-    let mark = turn.lanes.out.mark();
-    let reason = match rule(&mut PlanTurn::new(turn, plan), plan, event, request) {
-        Ok(reason) => reason,
-        Err(rejection) => {
-            if let Some(before) = before {
-                read_again(plan, turn.setup, before);
-            }
-            turn.lanes.out.take_back(mark);
-            turn.entries = 0;
-            turn.is_kept = false;
-            turn.refuse(event, &rejection);
-            rejection.reason
-        }
-    };
-    if deduplicated {
-        let limits = turn.setup.limits;
-        plan.window.remember(
-            id,
-            reason as u8,
-            turn.recorded_ms,
-            limits.dedupe_window_ms,
-            limits.dedupe_entries_max,
-        );
-    }
-    reason
-}
-
-fn rule(
-    turn: &mut PlanTurn<'_, '_>,
-    plan: &mut Plan,
-    event: Event,
-    request: &Request<'_>,
-) -> Ruling {
-    use super::rules::{attendant, identify, loss, odoo, payment, reversal, self_service, staffed};
-    match event {
-        Event::IdentifyCustomer => {
-            require(&request.qr_code_data, "qr_code_data")?;
-            identify::identify(turn, plan, "QR_CODE")
-        }
-        Event::PaymentAndService => staffed::payment_and_service(turn, plan, request),
-        Event::CustomerBinding | Event::StationTap => {
-            self_service::customer_binding(turn, plan, request)
-        }
-        Event::PaymentReversal => reversal::payment_reversal(turn, plan, request),
-        Event::Validate => attendant::validate(turn, plan, request),
-        Event::ReportActivity => attendant::report_activity(turn, plan, request),
-        Event::ReportLost => loss::report_lost(turn, plan, request),
-        Event::ContinueService => loss::continue_service(turn, plan, request),
-        Event::AssetLost => loss::lost(turn, plan, request),
-        Event::AssetFound => loss::found(turn, plan, request),
-        Event::AssetDamaged => loss::damaged(turn, plan, request),
-        Event::InitializeStates => identify::initialize_states(turn, plan),
-        Event::OdooSync => odoo::sync(turn, plan, request),
-        Event::ServicePayment => payment::service_payment(turn, plan, request),
-        Event::AllocationIssued => self_service::issued(turn, plan, request),
-        Event::AllocationDenied => self_service::denied(turn, plan, request),
-        Event::ArmAllocate
-        | Event::StationStock
-        | Event::Allocate
-        | Event::AllocationRelease
-        | Event::StockMoved
-        | Event::AssetAssigned
-        | Event::AssetReturned
-        | Event::AssetStatus
-        | Event::AssetScan
-        | Event::AssetReportedLost
-        | Event::AssetSettled => Err(Rejection::new(Reason::UnknownEvent, event.name())),
-    }
 }

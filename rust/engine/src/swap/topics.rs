@@ -60,10 +60,31 @@ impl EntityKind {
             .find(|kind| NAMES[*kind as usize + 3] == topic)
     }
 
+    /// The kind that the topic table calls by this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        match name {
+            "plan" => Some(Self::Plan),
+            "station" => Some(Self::Station),
+            "asset" => Some(Self::Asset),
+            _ => None,
+        }
+    }
+
     /// The name of its signals topic.
     #[must_use]
     pub fn signals_name(self) -> &'static str {
         NAMES[self as usize]
+    }
+
+    /// Its name in the topic table.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Station => "station",
+            Self::Asset => "asset",
+        }
     }
 
     /// The field that names its entities in payloads.

@@ -156,6 +156,7 @@ names! {
     Returned = "ASSET_RETURNED",
     DamageReported = "DAMAGE_REPORTED",
     RepairCompleted = "REPAIR_COMPLETED",
+    Available = "ASSET_AVAILABLE",
     GpsSilent = "GPS_SILENT",
     LostDetected = "ASSET_LOST_DETECTED",
     Found = "ASSET_FOUND",
@@ -172,12 +173,27 @@ names! {
     TimeOut = "TIME_OUT",
 }
 
+names! {
+    /// What a state of a battery's life means to the rules.
+    LifeTag, LIFE_TAGS:
+    Held = "held",
+    Lost = "lost",
+}
+
+impl LifeTag {
+    /// The tag as a bit.
+    #[must_use]
+    pub fn bit(self) -> Tags {
+        1 << self as u32
+    }
+}
+
 /// The vocabulary of the model of a battery's life.
 pub const ASSET: Vocabulary = Vocabulary {
     cycles: &["life"],
     signals: LIFE_SIGNALS,
     externals: LIFE_EVENTS,
-    tags: &["held", "lost"],
+    tags: LIFE_TAGS,
     conditions: &[],
 };
 

@@ -321,9 +321,12 @@ impl PlanTurn<'_, '_> {
         payment_id: &str,
     ) -> Result<(), Rejection> {
         if self.takes(&plan.core, Cycle::Payment, Fundamental::FinalPaymentPaid) {
-            self.claim(plan, payment_id, amount_minor)?;
+            let claimed = self.claim(plan, payment_id, amount_minor);
             self.external(&mut plan.core, External::FinalPaymentConfirmed)?;
-            self.money_entry(&mut plan.core, "final_payment", amount_minor, payment_id);
+            // Odoo closes with the last invoice that there was: nothing is open, nothing came in.
+            if claimed.is_ok() {
+                self.money_entry(&mut plan.core, "final_payment", amount_minor, payment_id);
+            }
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! `customer_binding`: one self-service swap, W1–W5, with ARM's answer or its silence.
 
+use super::loss::{bring_back, notify};
 use super::odoo::recover;
 use super::quota::SwapFacts;
 use super::staffed::{assign_asset, energy, return_asset};
@@ -46,10 +47,11 @@ pub fn customer_binding(
         .ok_or_else(|| Rejection::new(Reason::UnknownLocation, location_id))?;
     let account = required_assets(turn, &plan.core, request)?;
     turn.external(&mut plan.core, External::AssetIdsResolved)?;
-    let energy = service_intent(turn, &plan.core, location, location_id, account)?;
+    let (swaps, energy) = service_intent(turn, &plan.core, location, location_id, account)?;
     turn.external(&mut plan.core, External::IntentSignalEmitted)?;
-    let returned = returned_battery(turn, &plan.core, request, account)?;
     turn.external(&mut plan.core, External::BindingEstablished)?;
+    // Asked of the machines after W1 to W3, which a model may give a meaning.
+    let returned = returned_battery(turn, &plan.core, request, account)?;
     allocate(
         turn,
         plan,
@@ -58,7 +60,7 @@ pub fn customer_binding(
             location,
             account,
             returned,
-            held_swaps: i64::from(turn.signed.swap.is_some()),
+            held_swaps: swaps,
             held_energy: energy,
             attempt: 1,
             state: turn.setup.session_model.cycles[0].initial,
@@ -92,15 +94,15 @@ fn required_assets(
         .ok_or_else(|| Rejection::new(Reason::FleetNotInBundle, fleet_id))
 }
 
-/// W2 `emitServiceIntentSignal`: location, payment, quota and the day's limit; returns the energy
-/// to hold.
+/// W2 `emitServiceIntentSignal`: location, payment, quota and the day's limit; returns the swaps
+/// and the energy to hold, which are none if a replacement is owed.
 fn service_intent(
     turn: &mut PlanTurn<'_, '_>,
     core: &Core,
     location: u32,
     location_id: &str,
     account: usize,
-) -> Result<i64, Rejection> {
+) -> Result<(i64, i64), Rejection> {
     if !turn.signed.allows(location) {
         return Err(Rejection::new(Reason::LocationNotAllowed, location_id));
     }
@@ -113,11 +115,15 @@ fn service_intent(
     if !core.is_served(turn.model, turn.turn.event_ms) {
         return Err(Reason::PaymentNotCurrent.into());
     }
-    let energy = energy_to_hold(turn, core);
-    turn.check_quota(core, 1, energy.max(i64::from(turn.signed.energy.is_some())))?;
-    turn.check_rate(core, turn.turn.event_ms)?;
+    let mut holds = (0, 0);
+    if !core.replacement_owed {
+        let energy = energy_to_hold(turn, core);
+        turn.check_quota(core, 1, energy.max(i64::from(turn.signed.energy.is_some())))?;
+        turn.check_rate(core, turn.turn.event_ms)?;
+        holds = (i64::from(turn.signed.swap.is_some()), energy);
+    }
     announce_intent(turn, account, location_id);
-    Ok(energy)
+    Ok(holds)
 }
 
 /// What one swap may need at most, or what is left of the quota.
@@ -163,17 +169,22 @@ fn returned_battery(
             .iter()
             .find_map(|account| account.current_asset.as_deref())
     });
-    if let Some(named) = optional_id(&request.returned_asset_id, "returned_asset_id")?
+    let named = optional_id(&request.returned_asset_id, "returned_asset_id")?;
+    if let Some(named) = named
         && held != Some(named)
     {
         return Err(Rejection::new(Reason::BatteryMismatch, named));
     }
-    let signal = if held.is_some() {
-        Fundamental::BatteryReturned
-    } else {
-        Fundamental::BatteryIssued
+    let is_lost = core.has(turn.model, Cycle::Service, Tag::Lost);
+    let signal = match held {
+        None => Fundamental::BatteryIssued,
+        // Only who names a lost battery says that it is there.
+        Some(_) if is_lost && named.is_some() => Fundamental::BatteryFound,
+        Some(_) => Fundamental::BatteryReturned,
     };
-    if !turn.takes(core, Cycle::Service, signal) {
+    let takes = |signal| turn.takes(core, Cycle::Service, signal);
+    let goes_on = core.replacement_owed && takes(Fundamental::ContinueServiceRequested);
+    if !(takes(signal) || held.is_none() && goes_on) {
         let state = &turn.model.state(1, core.states[1]).name;
         let detail = format!("service cycle in {state} does not take {}", signal.name());
         return Err(Rejection::new(Reason::RejectedTransition, detail));
@@ -207,7 +218,7 @@ impl Session {
     /// A rejected transition.
     pub fn advance(
         &mut self,
-        turn: &PlanTurn<'_, '_>,
+        turn: &mut PlanTurn<'_, '_>,
         signal: SessionSignal,
     ) -> Result<(), Rejection> {
         let model = &turn.setup.session_model;
@@ -217,6 +228,7 @@ impl Session {
             Rejection::new(Reason::RejectedTransition, detail)
         })?;
         self.state = step.next;
+        turn.turn.lanes.out.pass(step.place);
         Ok(())
     }
 }
@@ -257,7 +269,10 @@ pub fn issued(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_
     if plan.core.holder_of(asset_id).is_some() {
         return Ok(Reason::Duplicate);
     }
-    if plan.window.outcome(request_id(turn)) == Some(Reason::Ok as u8) {
+    if [REQUEST, BATTERY_OUT]
+        .iter()
+        .any(|name| plan.window.outcome(outcome_id(turn, name)) == Some(Reason::Ok as u8))
+    {
         // One request has one battery, whatever comes later: an operator must look.
         let detail = format!("{asset_id}: the request has had its battery");
         return Err(Rejection::new(Reason::UnknownAllocation, detail));
@@ -283,16 +298,23 @@ fn complete(
         returned_asset_id: returned,
         location_id: Some(location_id),
     };
-    if session.is_replacement {
+    if session.is_replacement || plan.core.replacement_owed {
+        // The damage may have been seen after the quota was held.
+        release(turn, plan, session);
         replaced(turn, plan, session.account, facts);
     } else {
         use_quota(turn, plan, request, session, facts);
     }
     let settled = turn.settle_quota(&mut plan.core);
     record_refusal(turn, settled);
-    remember(turn, plan, Reason::Ok);
     recover_if_ending(turn, plan);
-    echo_issued(turn, plan, asset_id, location_id, false);
+    if session.is_replacement {
+        remember(turn, plan, BATTERY_OUT, Reason::Ok);
+        notify(turn, plan, "BATTERY_REPLACED", asset_id, Some(location_id));
+    } else {
+        remember(turn, plan, REQUEST, Reason::Ok);
+        echo_issued(turn, plan, asset_id, location_id);
+    }
     Ok(Reason::Ok)
 }
 
@@ -311,7 +333,13 @@ fn use_quota(
 }
 
 /// A damaged battery was replaced: the operator's matter, not the customer's quota.
-fn replaced(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, account: usize, facts: SwapFacts<'_>) {
+pub fn replaced(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    account: usize,
+    facts: SwapFacts<'_>,
+) {
+    plan.core.replacement_owed = false;
     let before = plan.core.accounts[account].balance;
     let entry = Entry {
         kind: "asset_replaced",
@@ -372,16 +400,23 @@ fn take_battery(
     returned: Option<&str>,
     location_id: &str,
 ) {
+    let mut goes_on = plan.core.replacement_owed;
     if let Some(old) = returned {
-        let moved = turn.external(&mut plan.core, External::AssetReturned);
-        record_refusal(turn, moved);
+        let moved = bring_back(turn, plan, old, location_id);
+        goes_on |= moved == Ok(true);
+        record_refusal(turn, moved.map(|_| ()));
         match plan.core.holder_of(old) {
             Some(holder) => plan.core.accounts[holder].current_asset = None,
             None => record_refusal(turn, Err(Rejection::new(Reason::BatteryMismatch, old))),
         }
         return_asset(turn.turn, old, location_id);
     }
-    let moved = turn.external(&mut plan.core, External::AssetAllocated);
+    let moved = if goes_on {
+        turn.go_on(&mut plan.core)
+    } else {
+        Ok(())
+    };
+    let moved = moved.and_then(|()| turn.external(&mut plan.core, External::AssetAllocated));
     record_refusal(turn, moved);
     if let Some(holder) = plan.core.holder_of(asset_id) {
         // ARM names a battery that the rider has already: it is in one place all the same.
@@ -427,6 +462,34 @@ fn honour_late_issue(
         returned_asset_id: returned,
         location_id: Some(location_id),
     };
+    if plan.core.replacement_owed {
+        replaced(turn, plan, account, facts);
+    } else {
+        book_late(turn, plan, request, account, facts);
+    }
+    let settled = turn.settle_quota(&mut plan.core);
+    record_refusal(turn, settled);
+    // The request keeps the outcome that its echo has told.
+    remember(turn, plan, BATTERY_OUT, Reason::Ok);
+    recover_if_ending(turn, plan);
+    notify(
+        turn,
+        plan,
+        "BATTERY_ISSUED_LATE",
+        asset_id,
+        Some(location_id),
+    );
+    Ok(Reason::Ok)
+}
+
+/// Counts a late swap as far as there is quota for it.
+fn book_late(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    request: &Request<'_>,
+    account: usize,
+    facts: SwapFacts<'_>,
+) {
     let swap = turn.signed.swap.unwrap_or(account);
     let fits = plan.core.accounts[swap].admits(1, turn.service(swap).0);
     let before = plan.core.accounts[swap].balance;
@@ -443,12 +506,6 @@ fn honour_late_issue(
     turn.charge_overage(&mut plan.core, swap, before);
     turn.count_day(&mut plan.core, turn.turn.event_ms);
     use_energy(turn, plan, request, 0, facts);
-    let settled = turn.settle_quota(&mut plan.core);
-    record_refusal(turn, settled);
-    remember(turn, plan, Reason::Ok);
-    recover_if_ending(turn, plan);
-    echo_issued(turn, plan, asset_id, location_id, true);
-    Ok(Reason::Ok)
 }
 
 /// The station or ARM has refused.
@@ -474,30 +531,44 @@ pub fn denied(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_
 
 /// Ends a session without a battery: holds back, outcome remembered, customer told.
 pub fn give_up(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, session: &Session, reason: Reason) {
-    if let Some(swap) = turn.signed.swap {
-        turn.release(&mut plan.core, swap, session.held_swaps);
-    }
-    if let Some(energy) = turn.signed.energy {
-        turn.release(&mut plan.core, energy, session.held_energy);
-    }
-    remember(turn, plan, reason);
+    release(turn, plan, session);
     let station = &turn.setup.locations[session.location as usize].id;
+    if session.is_replacement {
+        let asset_id = session.returned.as_deref().unwrap_or_default();
+        notify(turn, plan, "REPLACEMENT_OWED", asset_id, Some(station));
+        return;
+    }
+    remember(turn, plan, REQUEST, reason);
     turn.turn.refuse(
         Event::CustomerBinding,
         &Rejection::new(reason, station.as_str()),
     );
 }
 
-/// What the dedupe window calls the request that ARM's answer belongs to.
-fn request_id(turn: &PlanTurn<'_, '_>) -> u64 {
-    signal_id(&[Event::CustomerBinding.name(), turn.turn.correlation_id])
+fn release(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, session: &Session) {
+    if let Some(swap) = turn.signed.swap {
+        turn.release(&mut plan.core, swap, session.held_swaps);
+    }
+    if let Some(energy) = turn.signed.energy {
+        turn.release(&mut plan.core, energy, session.held_energy);
+    }
 }
 
-/// Replaces the outcome that repeats of the request are told.
-fn remember(turn: &PlanTurn<'_, '_>, plan: &mut Plan, outcome: Reason) {
+/// The outcome that repeats of a request are told; the event's own name.
+const REQUEST: &str = "customer_binding";
+/// That a battery has come out under a correlation id, whatever its request was told.
+const BATTERY_OUT: &str = "battery_out";
+
+/// What the dedupe window calls an outcome under ARM's correlation id.
+fn outcome_id(turn: &PlanTurn<'_, '_>, name: &str) -> u64 {
+    signal_id(&[name, turn.turn.correlation_id])
+}
+
+/// Replaces an outcome under ARM's correlation id.
+fn remember(turn: &PlanTurn<'_, '_>, plan: &mut Plan, name: &str, outcome: Reason) {
     let limits = &turn.setup.limits;
     plan.window.remember(
-        request_id(turn),
+        outcome_id(turn, name),
         outcome as u8,
         turn.turn.recorded_ms,
         limits.dedupe_window_ms,
@@ -505,13 +576,7 @@ fn remember(turn: &PlanTurn<'_, '_>, plan: &mut Plan, outcome: Reason) {
     );
 }
 
-fn echo_issued(
-    turn: &mut PlanTurn<'_, '_>,
-    plan: &Plan,
-    asset_id: &str,
-    location_id: &str,
-    late: bool,
-) {
+fn echo_issued(turn: &mut PlanTurn<'_, '_>, plan: &Plan, asset_id: &str, location_id: &str) {
     let (setup, at_ms) = (turn.setup, turn.turn.event_ms);
     let account = plan.core.holder_of(asset_id);
     let fleet = account.and_then(|account| turn.service(account).1.fleet);
@@ -522,9 +587,6 @@ fn echo_issued(
             text_field(out, "asset_id", Some(asset_id));
             text_field(out, "location_id", Some(location_id));
             text_field(out, "fleet_id", fleet_id);
-            if late {
-                out.extend_from_slice(b",\"late\":true");
-            }
             out.extend_from_slice(b",\"issued_at\":\"");
             write_rfc3339(out, at_ms);
             out.push(b'"');

@@ -1,0 +1,166 @@
+"""The replay of one partition of the Kafka log: fetched ahead, and no object for a record."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from aiokafka import errors  # type: ignore[import-untyped]
+from aiokafka.consumer.fetcher import (  # type: ignore[import-untyped]
+    READ_COMMITTED,
+    READ_UNCOMMITTED,
+)
+from aiokafka.protocol.fetch import FetchRequest  # type: ignore[import-untyped]
+from aiokafka.protocol.offset import OffsetRequest  # type: ignore[import-untyped]
+from aiokafka.structs import TopicPartition as KafkaPartition  # type: ignore[import-untyped]
+
+from bss_stream._engine import pack, read_batches, unpack
+from bss_stream.log.kafka_client import KafkaOptions, translated
+from bss_stream.log.kafka_requests import Failure, KafkaRequests, failure_of
+from bss_stream.log.kafka_topic_ids import topic_id
+from bss_stream.log.protocol import Extent, Fetched, TopicPartition
+
+EARLIEST: Final = -2
+LATEST: Final = -1
+
+FETCH_BYTES_MAX: Final = 8 * 1024 * 1024
+FETCH_WAIT_MS: Final = 25
+ANSWER_TIMEOUT_S: Final = 60.0
+SETTLE_S: Final = 1.0
+SETTLE_PAUSE_S: Final = 0.01
+EMPTY_FETCHES_MAX: Final = 3
+"""So many empty answers at one offset below the end: what was there has been compacted away."""
+
+
+async def extent(options: KafkaOptions, part: TopicPartition) -> Extent:
+    """Where a partition begins and ends, and which incarnation of it that is. Raises LogError."""
+    name = options.name(part.topic)
+    requests = KafkaRequests(options, "extent")
+    with translated(f"look up where {part.topic}/{part.partition} ends"):
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await requests.open([part.topic])
+                partition = _Partition(requests, KafkaPartition(name, part.partition))
+                incarnation = await topic_id(requests, name)
+                start = await partition.offset(EARLIEST, READ_COMMITTED)
+                end = await partition.offset(LATEST, READ_COMMITTED)
+        finally:
+            await requests.close()
+    return Extent(incarnation.hex, start, end)
+
+
+async def replay(options: KafkaOptions, part: TopicPartition, start: int) -> AsyncIterator[Fetched]:
+    """Every committed record from `start` to the last stable offset of now."""
+    requests = KafkaRequests(options, "replay")
+    where = f"{part.topic}/{part.partition}"
+    with translated(f"replay {where}"):
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await requests.open([part.topic])
+                partition = _Partition(
+                    requests, KafkaPartition(options.name(part.topic), part.partition)
+                )
+                position = max(start, await partition.offset(EARLIEST, READ_COMMITTED))
+                end = await partition.stable_end()
+            async for page in partition.pages(position, end):
+                offsets, data, next_offset = page
+                if offsets:
+                    yield Fetched(*part, offsets, data, next_offset)
+        finally:
+            await requests.close()
+
+
+Page = tuple[list[int], bytes, int]
+"""Offsets, a chunk, and where reading goes on."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Partition:
+    requests: KafkaRequests
+    part: Any
+
+    async def offset(self, which: int, isolation: int) -> int:
+        """The first offset or the one behind the last, as `isolation` sees it."""
+        found: list[int] = []
+
+        async def ask() -> Failure:
+            topic, partition = self.part
+            request = OffsetRequest(-1, isolation, [(topic, [(partition, which)])])
+            answer = await self.requests.ask_leader(self.requests.leader(self.part), request)
+            ((_, ((_, code, _, offset, *_),)),) = answer.topics
+            failure = failure_of([code])
+            if failure is None:
+                found.append(offset)
+            return failure
+
+        await self.requests.until_done(ask)
+        return found[-1]
+
+    async def stable_end(self) -> int:
+        """The last stable offset, past what had been committed before this call.
+
+        Kafka answers a commit before its markers are in the partitions. So this gives
+        transactions that are open at the call a moment to end; a dead owner's may stay open for
+        longer.
+        """
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + SETTLE_S
+        written = await self.offset(LATEST, READ_UNCOMMITTED)
+        while True:
+            stable = await self.offset(LATEST, READ_COMMITTED)
+            if stable >= written or loop.time() > deadline_s:
+                return min(stable, written)
+            await asyncio.sleep(SETTLE_PAUSE_S)
+
+    async def pages(self, position: int, end: int) -> AsyncIterator[Page]:
+        """What is committed below `end`, the next page being fetched while one is worked on."""
+        empty = 0
+        coming: asyncio.Task[Page] | None = None
+        try:
+            while position < end and empty < EMPTY_FETCHES_MAX:
+                page = await (coming or asyncio.create_task(self._page(position)))
+                offsets, data, next_offset = page
+                empty = empty + 1 if next_offset == position else 0
+                position = next_offset
+                coming = asyncio.create_task(self._page(position)) if position < end else None
+                if next_offset > end:
+                    offsets, data = await asyncio.to_thread(_below, offsets, data, end)
+                yield offsets, data, min(end, next_offset)
+        finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.gather(coming, return_exceptions=True)
+
+    async def _page(self, position: int) -> Page:
+        found: list[Page] = []
+
+        async def ask() -> Failure:
+            topic, partition = self.part
+            wanted = [(topic, [(partition, position, FETCH_BYTES_MAX)])]
+            request = FetchRequest(FETCH_WAIT_MS, 1, FETCH_BYTES_MAX, READ_COMMITTED, wanted)
+            answer = await self.requests.ask_leader(self.requests.leader(self.part), request)
+            ((_, ((_, code, *fields),)),) = answer.topics
+            failure = failure_of([code])
+            if failure is None:
+                found.append(await asyncio.to_thread(_read, fields, position))
+            return failure
+
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            await self.requests.until_done(ask)
+        return found[-1]
+
+
+def _read(fields: list[Any], position: int) -> Page:
+    """The records in an answer's fields, of whatever version: the lists of aborted transactions
+    stand at one place among numbers, and the batches at the end."""
+    aborted = next((f for f in fields if isinstance(f, list)), [])
+    try:
+        return read_batches(fields[-1] or b"", aborted, position)
+    except ValueError as error:
+        raise errors.CorruptRecordException(str(error)) from error
+
+
+def _below(offsets: list[int], data: bytes, end: int) -> tuple[list[int], bytes]:
+    """The records below an offset."""
+    kept = sum(offset < end for offset in offsets)
+    return offsets[:kept], pack(unpack(data)[:kept])
