@@ -89,8 +89,9 @@ class Router:
         """Compile rows: filter, event, entity, and the name of the topic's segment or of the
         payload's field that has the key. Raises ValueError for one without a key."""
 
-    def route(self, topic: str, payload: bytes) -> tuple[str, str, str | None] | None:
-        """Event, topic of the log and key of a message; None if no row matches."""
+    def route(self, topic: str, payload: bytes) -> tuple[int, str, str, str | None] | None:
+        """Place of the row, event, topic of the log and key of a message; None if no row
+        matches."""
 
     def pack(
         self,
@@ -160,6 +161,15 @@ class Engine:
 
     def restore(self, partition: int, state_topic: str, data: bytes) -> int:
         """Take in a chunk of changelog records, an entity's newest last; return how many."""
+
+    def snapshot(
+        self, partition: int, state_topic: str, first: int, bytes_max: int
+    ) -> tuple[int, bytes, int | None]:
+        """A page of a shard's states, as `restore` takes them, from an entity's number on.
+
+        Returns how many, the chunk, and the number to go on with, None behind the last. Entities
+        keep their numbers while the shard is open.
+        """
 
     def applied_offset(self, partition: int, topic: str) -> int | None:
         """The last offset applied of a signals topic."""

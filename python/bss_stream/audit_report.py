@@ -42,7 +42,7 @@ class MoneyTotals:
     granted: int = 0
     charged: int = 0
     credit: int = 0
-    """What stands to the services' credit at the end of the ledgers."""
+    """What stands to the services' and the plans' credit at the end of the ledgers."""
 
 
 @dataclass

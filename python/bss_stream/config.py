@@ -84,6 +84,11 @@ class KafkaLog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, Meta(ge=1_000, le=900_000, description="milliseconds, 1000 to 900000")
     ] = 10_000
     """A group gives a dead member's partitions to the others after this."""
+    commit_timeout_ms: Annotated[
+        int, Meta(ge=100, le=30_000, description="milliseconds, 100 to 30000")
+    ] = 10_000
+    """A transaction that is not committed by then is given up; so a processor that has to let go
+    of its shards does so no later."""
     topic_prefix: Annotated[
         str,
         Meta(
@@ -149,6 +154,13 @@ class Processor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Records in one transaction of one shard."""
     tick_interval_ms: MillisOfWait = 200
     """How often timers are looked at while no signal comes."""
+    checkpoints: File = "checkpoints"
+    """Below data_dir unless absolute: where a processor on Kafka keeps its shards' states, so that
+    it need not read whole changelogs when it comes back."""
+    checkpoint_interval_s: Annotated[
+        int, Meta(ge=1, le=86_400, description="seconds, 1 to 86400")
+    ] = 60
+    """How often they are written; also at a clean stop."""
 
 
 class Publisher(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -241,6 +253,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def log_directory(self) -> Path:
         """The directory of the embedded log."""
         return Path(self.data_dir) / self.log.embedded.path
+
+    @property
+    def checkpoint_directory(self) -> Path:
+        """Where the shards' checkpoints are kept."""
+        return Path(self.data_dir) / self.processor.checkpoints
 
     @property
     def engine_threads(self) -> int:

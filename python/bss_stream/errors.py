@@ -34,6 +34,10 @@ class OffsetOutOfRangeError(LogError):
     """A committed offset lies below the start of the log: records were lost to retention."""
 
 
+class CheckpointError(BssStreamError):
+    """A shard's checkpoint cannot be written or read; the changelog has all that it has."""
+
+
 class FrameError(BssStreamError):
     """A record's value does not follow its frame's layout."""
 

@@ -48,8 +48,11 @@ class Runner(Protocol):
     async def run(self) -> None: ...
 
 
-def make_log(config: Config) -> Log:
-    """The log that a configuration names, not opened yet. Raises ConfigError for a secret."""
+def make_log(config: Config, instance: str | None = None) -> Log:
+    """The log that a configuration names, not opened yet. Raises ConfigError for a secret.
+
+    With an `instance` its members of consumer groups are static ones.
+    """
     if config.log.backend == "embedded":
         embedded = config.log.embedded
         return EmbeddedLog(
@@ -71,13 +74,15 @@ def make_log(config: Config) -> Log:
         client_id=config.app,
         session_timeout_ms=kafka.session_timeout_ms,
         topic_prefix=kafka.topic_prefix,
+        commit_timeout_ms=kafka.commit_timeout_ms,
+        instance=instance,
     )
     return KafkaLog(options, partitions=config.partitions)
 
 
-async def open_log(config: Config) -> Log:
+async def open_log(config: Config, instance: str | None = None) -> Log:
     """The log that a configuration names. Raises ConfigError, LogError."""
-    log = make_log(config)
+    log = make_log(config, instance)
     await log.open()
     return log
 
@@ -126,9 +131,11 @@ class Platform:
     """
 
     def __init__(
-        self, config: Config, roles: Collection[Role] = ROLES, *, instance: str = "0"
+        self, config: Config, roles: Collection[Role] = ROLES, *, instance: str | None = None
     ) -> None:
-        """`instance` tells processes of one role apart; a bridge's must be the same every time."""
+        """`instance` tells processes of one role apart; a bridge's must be the same every time.
+
+        Given, it also has the process's consumers keep their partitions while it restarts."""
         self.config = config
         self._markets = config.load_setup()
         self.setup = compile_setup(self._markets)
@@ -139,7 +146,8 @@ class Platform:
         self.sink: LedgerSink | None = None
         self.queries: Queries | None = None
         self._roles = [role for role in ROLES if role in roles]
-        self._instance = instance
+        self._instance = "0" if instance is None else instance
+        self._static_instance = instance
         self._log: Log | None = None
         self._tasks: dict[Role, asyncio.Task[None]] = {}
 
@@ -156,7 +164,7 @@ class Platform:
                 await self.broker.start()
             await asyncio.to_thread(Path(self.config.data_dir).mkdir, parents=True, exist_ok=True)
             if LOG_ROLES.intersection(self._roles):
-                self._log = await open_log(self.config)
+                self._log = await open_log(self.config, self._static_instance)
             # The last first: whoever reads is there before whoever writes.
             for role in reversed(self._roles):
                 self._start(role)
@@ -207,6 +215,8 @@ class Platform:
             threads=config.engine_threads,
             batch_records_max=config.processor.batch_records_max,
             tick_interval_s=config.processor.tick_interval_ms / 1000,
+            checkpoint_directory=config.checkpoint_directory,
+            checkpoint_interval_s=config.processor.checkpoint_interval_s,
         )
         self.processor = Processor(self.log, self.setup, settings)
         return self.processor

@@ -101,10 +101,10 @@ class Playground:
         routed = self.topic_table.route(topic, body)
         if routed is None:
             raise ValueError(f"topic {topic!r}: no row of the topic table matches")
-        event, log_topic, key = routed
+        event, log_topic, key, filter = routed
         if key is None or not CLEAN_ID.fullmatch(key):
             raise ValueError(f"topic {topic!r}: the key is {key!r}, expected a clean id")
-        self._counted.topics[self.topic_table.filter_of(topic) or topic] += 1
+        self._counted.topics[filter] += 1
         self.signal(log_topic, key, event, body, source=topic, correlation=correlation)
 
     def signal(

@@ -42,7 +42,12 @@ out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
 Instance = Annotated[
-    str, typer.Option(help="Tells processes of one role apart; keep it the same over restarts.")
+    str | None,
+    typer.Option(
+        help="Tells processes of one role apart: each its own, and the same over restarts. With it "
+        "a process that is back within log.kafka.session_timeout_ms goes on with the partitions "
+        "that it had, and no other is disturbed."
+    ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
 
@@ -111,42 +116,44 @@ def demo(
 
 
 @app.command()
-def run(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+def run(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
     """All roles in one process."""
     _run_roles(config, ROLES, instance, verbose)
 
 
 @app.command()
-def bridge(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+def bridge(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
     """MQTT to log."""
     _run_roles(config, ("bridge",), instance, verbose)
 
 
 @app.command()
-def process(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+def process(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
     """Signals through the engine to ledgers, outbox and state."""
     _run_roles(config, ("processor",), instance, verbose)
 
 
 @app.command()
-def publish(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+def publish(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
     """Outbox to MQTT."""
     _run_roles(config, ("publisher",), instance, verbose)
 
 
 @app.command()
-def sink(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+def sink(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
     """Ledgers to SQL."""
     _run_roles(config, ("sink",), instance, verbose)
 
 
 @app.command()
-def query(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+def query(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
     """Riders' queries out of the ledger database: swap history, balance, stations nearby."""
     _run_roles(config, ("queries",), instance, verbose)
 
 
-def _run_roles(path: Path | None, roles: tuple[Role, ...], instance: str, verbose: bool) -> None:
+def _run_roles(
+    path: Path | None, roles: tuple[Role, ...], instance: str | None, verbose: bool
+) -> None:
     _set_up_logging(verbose)
     config = Config.load(path)
     if roles != ROLES:

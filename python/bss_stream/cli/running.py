@@ -55,7 +55,7 @@ def stop_signals(stop: asyncio.Event) -> Any:
             loop.remove_signal_handler(name)
 
 
-async def run_roles(config: Config, roles: tuple[Role, ...], instance: str) -> None:
+async def run_roles(config: Config, roles: tuple[Role, ...], instance: str | None) -> None:
     """Run roles until a signal, then drain them. SIGHUP reads the markets again."""
     stop = asyncio.Event()
     with stop_signals(stop):

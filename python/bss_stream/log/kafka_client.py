@@ -61,6 +61,14 @@ class KafkaOptions:
     session_timeout_ms: int = 10_000
     """A group gives a dead member's partitions to the others after this."""
 
+    commit_timeout_ms: int = 10_000
+    """A transaction that is not committed by then is given up, and its outcome left to the next
+    owner of its id."""
+
+    instance: str | None = None
+    """Tells this process from the others of its groups, over restarts: given, they keep its
+    partitions for it until session_timeout_ms is over."""
+
     topic_prefix: str = ""
     """Put before every topic, group and transactional id: several logs on one cluster."""
 

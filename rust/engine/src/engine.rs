@@ -205,6 +205,26 @@ impl Engine {
         Ok(records)
     }
 
+    /// A page of a shard's states as changelog records, from the `first` entity of a kind on: how
+    /// many, packed, and which entity to go on with.
+    ///
+    /// Only between calls of [`Self::process`] whose records are in the log is this what the
+    /// changelog has.
+    ///
+    /// # Errors
+    /// [`EngineError::Topic`], [`EngineError::NotOpen`].
+    pub fn snapshot(
+        &mut self,
+        partition: u32,
+        state_topic: &str,
+        first: usize,
+        bytes_max: usize,
+    ) -> Result<(usize, Vec<u8>, Option<usize>), EngineError> {
+        let kind = EntityKind::of_states(state_topic)
+            .ok_or_else(|| EngineError::Topic(state_topic.to_owned()))?;
+        Ok(self.shard(partition)?.snapshot(kind, first, bytes_max))
+    }
+
     /// The last offset applied of a signals topic's partition.
     ///
     /// # Errors

@@ -159,6 +159,9 @@ fn topic_names() -> Vec<&'static str> {
 /// payload's field that has the key.
 type PyRow = (String, String, String, Option<String>, Option<String>);
 
+/// Place of the row, event, topic of the log, and the key if it is there.
+type PyRouted = (usize, String, &'static str, Option<String>);
+
 /// Topic, partition, records, packed records.
 type PyLane<'py> = (&'static str, u32, usize, Bound<'py, PyBytes>);
 
@@ -203,10 +206,11 @@ impl Router {
         Ok(Self { inner })
     }
 
-    fn route(&self, topic: &str, payload: &[u8]) -> Option<(String, &'static str, Option<String>)> {
+    fn route(&self, topic: &str, payload: &[u8]) -> Option<PyRouted> {
         self.inner.route(topic, payload).map(|routed| {
             let key = routed.key.map(std::borrow::Cow::into_owned);
-            (routed.event.to_owned(), routed.kind.signals_name(), key)
+            let event = routed.event.to_owned();
+            (routed.row, event, routed.kind.signals_name(), key)
         })
     }
 
@@ -356,6 +360,23 @@ impl Engine {
     ) -> PyResult<usize> {
         py.detach(|| self.inner().restore(partition, &state_topic, &data))
             .map_err(|e| value_error(&e))
+    }
+
+    fn snapshot<'py>(
+        &self,
+        py: Python<'py>,
+        partition: u32,
+        state_topic: PyBackedStr,
+        first: usize,
+        bytes_max: usize,
+    ) -> PyResult<(usize, Bound<'py, PyBytes>, Option<usize>)> {
+        let (records, data, next) = py
+            .detach(|| {
+                self.inner()
+                    .snapshot(partition, &state_topic, first, bytes_max)
+            })
+            .map_err(|e| value_error(&e))?;
+        Ok((records, PyBytes::new(py, &data), next))
     }
 
     fn applied_offset(&self, partition: u32, topic: &str) -> PyResult<Option<i64>> {

@@ -275,6 +275,29 @@ impl Store {
         })
     }
 
+    /// Hands out ids and states from the slot `first` on, until they come to `bytes_max`; returns
+    /// the slot to go on with, none behind the last.
+    ///
+    /// Entities never leave their slots, so pages taken one after the other have each entity that
+    /// was there at the first, in the state of some later moment.
+    pub fn page(
+        &self,
+        first: usize,
+        bytes_max: usize,
+        mut each: impl FnMut(&[u8], &[u8]),
+    ) -> Option<usize> {
+        let mut size = 0;
+        for (at, slot) in self.slots.iter().enumerate().skip(first) {
+            if size >= bytes_max {
+                return Some(at);
+            }
+            let (id, state) = (slot.block.id(), slot.block.state());
+            size += id.len() + state.len();
+            each(id, state);
+        }
+        None
+    }
+
     /// How many entities there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -329,6 +352,24 @@ mod tests {
         store.drain_changed(|id, state| seen.push((id.to_vec(), state.to_vec())));
         store.drain_changed(|id, state| seen.push((id.to_vec(), state.to_vec())));
         assert_eq!(seen, [(b"a".to_vec(), b"3".to_vec())]);
+    }
+
+    #[test]
+    fn pages_hold_every_entity_once() {
+        let mut store = Store::default();
+        for n in 0..10u8 {
+            store.insert(&format!("entity-{n}"), &[n; 5], None);
+        }
+        let (mut seen, mut pages, mut first) = (Vec::new(), 0, Some(0));
+        while let Some(at) = first {
+            first = store.page(at, 30, |id, state| seen.push((id.to_vec(), state.to_vec())));
+            pages += 1;
+        }
+        let want: Vec<_> = store
+            .iter()
+            .map(|(id, state)| (id.as_bytes().to_vec(), state.to_vec()))
+            .collect();
+        assert_eq!((seen, pages), (want, 4));
     }
 
     proptest! {

@@ -79,6 +79,7 @@ fn plan(setup: &Setup, id: &str, plan: &Plan) -> Value {
         "period_end_ms": core.period_end_ms,
         "grace_end_ms": core.grace_end_ms,
         "grace_enforced": core.grace_enforced,
+        "credit_minor": core.credit_minor,
         "session": core.session.as_ref().map(|session| json!({
             "correlation_id": session.correlation_id,
             "location_id": setup.locations[session.location as usize].id,

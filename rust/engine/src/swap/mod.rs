@@ -8,6 +8,7 @@ pub mod coverage;
 pub mod describe;
 pub mod echo;
 pub mod event;
+pub mod model_check;
 pub mod outcome;
 pub mod plan;
 pub mod reason;

@@ -60,6 +60,7 @@ impl std::error::Error for RouterError {}
 /// A row made ready.
 #[derive(Debug)]
 struct Route {
+    row: usize,
     /// The fixed segments, with their places.
     fixed: Vec<(usize, Box<str>)>,
     event: Box<str>,
@@ -76,6 +77,8 @@ enum Place {
 /// What a message is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routed<'a> {
+    /// The row, by its place in the table.
+    pub row: usize,
     /// The external event.
     pub event: &'a str,
     /// What it is for.
@@ -134,9 +137,9 @@ impl Router {
     /// [`RouterError`] if a filter lacks the segment that has its key.
     pub fn new(rows: &[Row]) -> Result<Self, RouterError> {
         let mut by_length: Vec<Vec<Route>> = Vec::new();
-        for row in rows {
+        for (at, row) in rows.iter().enumerate() {
             let segments: Vec<&str> = row.filter.split('/').collect();
-            let route = Route::new(row, &segments)?;
+            let route = Route::new(at, row, &segments)?;
             if by_length.len() <= segments.len() {
                 by_length.resize_with(segments.len() + 1, Vec::new);
             }
@@ -158,6 +161,7 @@ impl Router {
             Place::Field(name) => field_of(payload, name),
         };
         Some(Routed {
+            row: route.row,
             event: &route.event,
             kind: route.kind,
             key,
@@ -210,7 +214,7 @@ impl Router {
 }
 
 impl Route {
-    fn new(row: &Row, segments: &[&str]) -> Result<Self, RouterError> {
+    fn new(at: usize, row: &Row, segments: &[&str]) -> Result<Self, RouterError> {
         let is_variable = |segment: &str| segment.starts_with('{') && segment.ends_with('}');
         let fixed = segments
             .iter()
@@ -231,6 +235,7 @@ impl Route {
             }
         };
         Ok(Self {
+            row: at,
             fixed,
             event: row.event.as_str().into(),
             kind: row.kind,

@@ -135,6 +135,11 @@ pub struct Template {
     pub billing_cycle_days: i64,
     /// How long service goes on unpaid.
     pub grace_ms: i64,
+    /// What a cycle costs, the tier's multiplier applied.
+    pub fee_minor: i64,
+    /// Whether the plan renews by itself when a cycle ends, if it has the credit for it. It renews
+    /// as a whole, so all of its services must say so.
+    pub auto_renewal: bool,
     /// One bit a location; `None` allows all.
     allowed: Option<Vec<u64>>,
     /// Its services, in the bundle's order.
@@ -293,6 +298,7 @@ struct BundleDoc {
 struct TierDoc {
     tier: String,
     quota_multiplier: (i64, i64),
+    fee_multiplier: (i64, i64),
 }
 
 #[derive(Deserialize)]
@@ -308,6 +314,7 @@ struct TemplateServiceDoc {
     initial_quota: QuotaDoc,
     max_quota: QuotaDoc,
     rate_limit_per_day: Option<u32>,
+    auto_renewal: bool,
     overage_allowed: bool,
     overage_rate_minor: Option<i64>,
     hold_units: i64,
@@ -320,6 +327,7 @@ struct TemplateDoc {
     model: String,
     bundle_id: String,
     tier: String,
+    fee_minor: i64,
     service_duration_days: u32,
     billing_cycle: String,
     billing_cycle_days: i64,
@@ -654,6 +662,9 @@ impl Setup {
             billing_cycle: doc.billing_cycle.clone(),
             billing_cycle_days: doc.billing_cycle_days,
             grace_ms: doc.grace_ms,
+            fee_minor: multiplied(doc.fee_minor, tier.fee_multiplier)
+                .ok_or_else(|| format!("fee {} overflows with the tier", doc.fee_minor))?,
+            auto_renewal: doc.services.iter().all(|service| service.auto_renewal),
             allowed: self.allowed(&doc.allowed_locations)?,
             services,
             swap,
@@ -701,16 +712,22 @@ impl Setup {
     }
 }
 
+/// A whole number times a tier's exact rational.
+fn multiplied(whole: i64, (numerator, denominator): (i64, i64)) -> Option<i64> {
+    let exact = i128::from(whole) * i128::from(numerator) / i128::from(denominator.max(1));
+    i64::try_from(exact).ok()
+}
+
 fn template_service(
     service: usize,
     doc: &TemplateServiceDoc,
-    (numerator, denominator): (i64, i64),
+    multiplier: (i64, i64),
 ) -> Result<TemplateService, String> {
     let place = |fault: String| format!("services.{}: {fault}", doc.service_id);
     let max = doc.max_quota.quota().map_err(place)?;
     let multiplied = |units: i64| {
-        let exact = i128::from(units) * i128::from(numerator) / i128::from(denominator.max(1));
-        i64::try_from(exact).map_err(|_| place(format!("quota {units} overflows with the tier")))
+        multiplied(units, multiplier)
+            .ok_or_else(|| place(format!("quota {units} overflows with the tier")))
     };
     // The tier lifts the cap as well: a PREMIUM customer gets twice the quota, and may top up as
     // far beyond it.

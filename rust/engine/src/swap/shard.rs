@@ -13,6 +13,7 @@ use super::setup::Setup;
 use super::station::Station;
 use super::topics::EntityKind;
 use super::turn::{Lanes, Turn};
+use crate::core::chunk;
 use crate::core::codec::StateError;
 use crate::core::coverage::Counts;
 use crate::core::frame::{Origin, parse_signal};
@@ -146,6 +147,27 @@ impl Shard {
         }
         shard.applied = self.applied;
         Ok(shard)
+    }
+
+    /// A page of one kind's entities as changelog records: how many, packed, and where to go on.
+    #[must_use]
+    pub fn snapshot(
+        &self,
+        kind: EntityKind,
+        first: usize,
+        bytes_max: usize,
+    ) -> (usize, Vec<u8>, Option<usize>) {
+        let store = match kind {
+            EntityKind::Plan => &self.plans,
+            EntityKind::Station => &self.stations,
+            EntityKind::Asset => &self.assets,
+        };
+        let (mut records, mut data) = (0, Vec::new());
+        let next = store.page(first, bytes_max, |id, state| {
+            chunk::push(&mut data, id, Some(state));
+            records += 1;
+        });
+        (records, data, next)
     }
 
     /// Applies one record; whatever it holds, it ends in an outcome.

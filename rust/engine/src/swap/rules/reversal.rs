@@ -5,12 +5,12 @@ use super::{PlanTurn, Ruling};
 use crate::core::dedupe::strong_id;
 use crate::swap::echo::write_plan_states;
 use crate::swap::event::Event;
-use crate::swap::plan::{Core, Payment, Plan};
+use crate::swap::plan::{Core, PaidFor, Payment, Plan};
 use crate::swap::reason::{Reason, Rejection};
 use crate::swap::request::{Request, require};
 use crate::swap::setup::Quota;
 use crate::swap::turn::{Entry, Ledger};
-use crate::swap::vocabulary::{Cycle, External, Tag};
+use crate::swap::vocabulary::{Cycle, Tag};
 
 /// How money goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub fn payment_reversal(
         .position(|payment| payment.id == id)
         .ok_or_else(|| Rejection::new(Reason::UnknownPayment, payment_id))?;
     let payment = plan.payments[at];
-    let left = payment.amount_minor - payment.returned_minor;
+    let left = payment.kept_minor();
     let amount = match request.payment_amount {
         Some(text) => turn.amount(Some(text), "payment_amount")?,
         None => left,
@@ -61,17 +61,21 @@ pub fn payment_reversal(
     if amount == 0 {
         return Err(Rejection::new(Reason::NumberOutOfRange, "payment_amount 0"));
     }
-    match payment.account {
-        Some(account) => {
-            let own = unspent(turn, plan, at, account).min(amount);
-            if own < amount && way == Way::Refund {
-                let detail = format!("{} minor units have been used", amount - own);
-                return Err(Rejection::new(Reason::RefundExceedsBalance, detail));
-            }
+    let own = unspent(turn, plan, at).min(amount);
+    if own < amount && way == Way::Refund {
+        let detail = format!("{} minor units have been used", amount - own);
+        return Err(Rejection::new(Reason::RefundExceedsBalance, detail));
+    }
+    match payment.paid_for {
+        PaidFor::Account(account) => {
             let back = Back { amount, own };
             from_account(turn, &mut plan.core, account, back, way, payment_id)?;
         }
-        None => from_plan(turn, &mut plan.core, amount, way, payment_id)?,
+        PaidFor::Credit => {
+            plan.core.credit_minor -= amount;
+            money_back(turn, &mut plan.core, amount, way, payment_id);
+        }
+        PaidFor::Plan => from_plan(turn, &mut plan.core, amount, way, payment_id)?,
     }
     plan.payments[at].returned_minor += amount;
     let (setup, at_ms) = (turn.setup, turn.turn.event_ms);
@@ -87,20 +91,25 @@ pub fn payment_reversal(
     Ok(Reason::Ok)
 }
 
-/// What of one payment for a service is not used: as credit, or as bought units that are left.
-/// The money of older payments is used before that of newer ones, so what is left is the newest.
-fn unspent(turn: &PlanTurn<'_, '_>, plan: &Plan, at: usize, account: usize) -> i64 {
-    let kept = |payment: &Payment| payment.amount_minor - payment.returned_minor;
+/// What of one payment is not used: as credit, or as bought units that are left; all of one for the
+/// plan as a whole. The money of older payments is used before that of newer ones, so what is left
+/// is the newest payments'.
+fn unspent(turn: &PlanTurn<'_, '_>, plan: &Plan, at: usize) -> i64 {
+    let payment = &plan.payments[at];
+    let left = match payment.paid_for {
+        PaidFor::Plan => return payment.kept_minor(),
+        PaidFor::Credit => plan.core.credit_minor,
+        PaidFor::Account(account) => {
+            let lots = sellable_lots(turn, &plan.core, account);
+            plan.core.accounts[account].balance.credit_minor + lots * lot_minor(turn, account)
+        }
+    };
     let newer: i64 = plan.payments[at + 1..]
         .iter()
-        .filter(|payment| payment.account == Some(account))
-        .map(kept)
+        .filter(|other| other.paid_for == payment.paid_for)
+        .map(Payment::kept_minor)
         .sum();
-    let left = plan.core.accounts[account]
-        .balance
-        .credit_minor
-        .saturating_add(sellable_lots(turn, &plan.core, account) * lot_minor(turn, account));
-    (left - newer).clamp(0, kept(&plan.payments[at]))
+    (left - newer).clamp(0, payment.kept_minor())
 }
 
 fn lot_minor(turn: &PlanTurn<'_, '_>, account: usize) -> i64 {
@@ -199,18 +208,25 @@ fn from_plan(
     way: Way,
     payment_id: &str,
 ) -> Result<(), Rejection> {
-    match way {
-        Way::Refund => turn.money_entry(core, "refund", amount, payment_id),
-        Way::Reversal => {
-            turn.money_entry(core, "reversal", -amount, payment_id);
-            // What paid for the period is gone: it is as if it had ended, even for a plan that
-            // waits for renewal only because its quota is used up.
-            let payment = core.tags(turn.model, Cycle::Payment);
-            if payment & (Tag::Paid.bit() | Tag::Grace.bit()) != 0 {
-                core.period_ended = true;
-                turn.external(core, External::SubscriptionPeriodEnded)?;
-            }
-        }
+    money_back(turn, core, amount, way, payment_id);
+    // What paid for the period is gone: it is as if it had ended, even for a plan that waits for
+    // renewal only because its quota is used up.
+    let payment = core.tags(turn.model, Cycle::Payment);
+    if way == Way::Reversal && payment & (Tag::Paid.bit() | Tag::Grace.bit()) != 0 {
+        turn.end_period(core)?;
     }
     Ok(())
+}
+
+fn money_back(
+    turn: &mut PlanTurn<'_, '_>,
+    core: &mut Core,
+    amount: i64,
+    way: Way,
+    payment_id: &str,
+) {
+    match way {
+        Way::Refund => turn.money_entry(core, "refund", amount, payment_id),
+        Way::Reversal => turn.money_entry(core, "reversal", -amount, payment_id),
+    }
 }

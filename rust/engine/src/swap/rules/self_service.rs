@@ -12,6 +12,7 @@ use crate::core::json::{write_digits, write_string};
 use crate::core::time::write_rfc3339;
 use crate::swap::echo::write_plan_states;
 use crate::swap::event::Event;
+use crate::swap::model_check::CHECKED_AT_LOAD;
 use crate::swap::plan::{Core, Plan, Session};
 use crate::swap::reason::{Reason, Rejection};
 use crate::swap::request::{Request, optional_id, require, require_id};
@@ -198,8 +199,8 @@ pub fn allocate(
     plan: &mut Plan,
     mut session: Session,
 ) -> Result<(), Rejection> {
-    session.advance(turn, SessionSignal::Bind)?;
-    session.advance(turn, SessionSignal::Allocate)?;
+    session.advance(turn, SessionSignal::Bind);
+    session.advance(turn, SessionSignal::Allocate);
     if let Some(swap) = turn.signed.swap {
         turn.hold(&mut plan.core, swap, session.held_swaps);
     }
@@ -212,24 +213,14 @@ pub fn allocate(
 }
 
 impl Session {
-    /// Moves the session along its model.
-    ///
-    /// # Errors
-    /// A rejected transition.
-    pub fn advance(
-        &mut self,
-        turn: &mut PlanTurn<'_, '_>,
-        signal: SessionSignal,
-    ) -> Result<(), Rejection> {
+    /// Moves the session along its model, which takes the signal: what a request, a timer and ARM
+    /// bring is demanded at load.
+    pub fn advance(&mut self, turn: &mut PlanTurn<'_, '_>, signal: SessionSignal) {
         let model = &turn.setup.session_model;
-        let step = model.step(0, self.state, signal as u8, 0).ok_or_else(|| {
-            let state = &model.state(0, self.state).name;
-            let detail = format!("session in {state} does not take {}", signal.name());
-            Rejection::new(Reason::RejectedTransition, detail)
-        })?;
+        let step = model.step(0, self.state, signal as u8, 0);
+        let step = step.expect(CHECKED_AT_LOAD);
         self.state = step.next;
         turn.turn.lanes.out.pass(step.place);
-        Ok(())
     }
 }
 
@@ -263,7 +254,7 @@ pub fn issued(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_
         .as_ref()
         .is_some_and(|session| *session.correlation_id == *turn.turn.correlation_id);
     if awaited && let Some(mut session) = plan.core.session.take() {
-        session.advance(turn, SessionSignal::Issue)?;
+        session.advance(turn, SessionSignal::Issue);
         return complete(turn, plan, request, asset_id, &session);
     }
     if plan.core.holder_of(asset_id).is_some() {
@@ -524,7 +515,7 @@ pub fn denied(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_
     let Some(mut session) = awaited else {
         return Ok(Reason::Duplicate);
     };
-    session.advance(turn, SessionSignal::Deny)?;
+    session.advance(turn, SessionSignal::Deny);
     give_up(turn, plan, &session, reason);
     Ok(reason)
 }
