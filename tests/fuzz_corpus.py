@@ -11,9 +11,9 @@ from typing import Final
 
 from bss_stream import _engine, topics
 from bss_stream.frames import decode_signal
+from bss_stream.stories import Stage
 from bss_stream.testing import Consumed
-from tests.scenarios import story
-from tests.scenarios.stage import Stage
+from tests.scenarios import STORIES
 
 CORPUS: Final = Path(__file__).parents[1] / "rust" / "engine" / "corpus"
 STATES_MAX: Final = 8
@@ -25,7 +25,7 @@ def main() -> None:
     """Write every seed."""
     for seed in CORPUS.glob("*/seed-*"):
         seed.unlink()
-    plays = {name: Stage(story.load(name)).perform().play for name in story.names()}
+    plays = {name: Stage(STORIES.load(name)).perform().play for name in STORIES.names}
     # Stories may change the set-up; most leave it as it is.
     [(setup, _)] = Counter(play.setup for play in plays.values()).most_common(1)
     CORPUS.mkdir(exist_ok=True)

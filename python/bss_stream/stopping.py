@@ -63,8 +63,8 @@ async def work_and_rejoin(
     """Do `work` until it returns, anew after each LogError, with pauses that grow.
 
     They start small again when `progress`, which counts what has been done, has risen. Raises the
-    LogError once `stopping` is set, and OffsetOutOfRangeError and LogAccessError at once: no waiting
-    brings back what the log has lost, or lets in whom it refuses.
+    LogError once `stopping` is set, and OffsetOutOfRangeError and LogAccessError at once: no
+    waiting brings back what the log has lost, or lets in whom it refuses.
     """
     pause_s = REJOIN_PAUSE_MIN_S
     while True:

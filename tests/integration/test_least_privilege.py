@@ -3,6 +3,7 @@ own does its work, and nobody can do another's."""
 
 import asyncio
 import json
+import re
 import ssl
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -333,7 +334,7 @@ async def _trespasses(clients: Mapping[str, Client]) -> None:
     assert all(f"/{OTHER}/" in message.topic for message in other.heard)
     assert all(RIDER in message.topic for message in rider.heard)
     assert clients[STATION].heard == []
-    assert {m.topic.split("/")[0] for m in clients["arm"].heard} == {"cmd"}
+    assert {m.topic.split("/")[1] for m in clients["arm"].heard} == {"ABS"}
 
 
 async def _impostors(broker: Mosquitto, certificates: Certificates, stack: AsyncExitStack) -> None:
@@ -353,8 +354,18 @@ async def _impostors(broker: Mosquitto, certificates: Certificates, stack: Async
             assert not await impostor.may(topic, body(RIDER, "impostor-1", {})), topic
 
 
+def section(user: str) -> set[str]:
+    """What the access list grants a user."""
+    return set(ACL.read_text().split(f"user {user}\n")[1].split("\n\n")[0].splitlines())
+
+
 def test_the_bridge_may_read_what_the_topic_table_names_and_nothing_else() -> None:
-    section = ACL.read_text().split("user bss-bridge\n")[1].split("\n\n")[0]
-    assert sorted(section.splitlines()) == sorted(
-        f"topic read {route.filter}" for route in load().routes
-    )
+    assert section("bss-bridge") == {f"topic read {filter}" for filter in load().filters}
+
+
+def test_the_publisher_may_write_what_the_topic_table_names_and_echoes() -> None:
+    sent = {re.sub(r"{\w+}", "+", one.topic) for one in load().sent}
+    granted = section("bss-publisher")
+    assert granted >= {f"topic write {filter}" for filter in sent}
+    others = granted - {f"topic write {filter}" for filter in sent}
+    assert {line.split("/")[0] for line in others} == {"topic write echo"}

@@ -29,7 +29,7 @@ from bss_stream.log.embedded import EmbeddedLog
 from bss_stream.mqtt.messages import MqttSettings, Received
 from bss_stream.queries import wire
 from bss_stream.testing import Playground
-from bss_stream.topic_table import CLEAN_ID, load
+from bss_stream.topic_table import CLEAN_ID, load, packaged_table
 from tests.unit.histories import setup
 
 ROOT: Final = Path(__file__).parents[2]
@@ -96,9 +96,10 @@ def seeds() -> dict[str, dict[str, Any]]:
 
 
 BODIES: Final = seeds()
+ROWS: Final = orjson.loads(packaged_table().read_bytes())["rows"]
 EVENTS: Final = {
-    kind: sorted(route.event for route in load().routes if route.log_topic == topic)
-    for kind, topic in zip(("plan", "station", "asset"), topics.SIGNALS, strict=True)
+    kind: sorted(row["event"] for row in ROWS if row["entity"] == kind)
+    for kind in ("plan", "station", "asset")
 }
 KEYS: Final = {"plan": "plan-nbi-1", "station": "station-nbi-003", "asset": "bat-007"}
 
@@ -125,7 +126,7 @@ def test_no_text_in_a_message_gets_into_a_topic(data: st.DataObject) -> None:
                 body = planted(body, path, data.draw(texts))
             key = data.draw(st.just(KEYS[kind]) | texts).encode("utf-8", "replace")
             source, correlation = data.draw(texts), data.draw(texts)
-            topic = topics.SIGNALS[("plan", "station", "asset").index(kind)]
+            topic = topics.SIGNALS[list(EVENTS).index(kind)]
             header = "\t".join(("1", event, "1795500000000", correlation, source))
             value = header.encode("utf-8", "replace") + b"\n" + encoded(body)
             play.record(topic, key, value)
@@ -155,7 +156,7 @@ def test_no_query_is_answered_on_another_topic(plan: str, correlation: str, name
         assert not CLEAN_ID.fullmatch(plan)
 
 
-FILTERS: Final = [route.filter for route in load().routes]
+FILTERS: Final = load().filters
 
 
 @given(

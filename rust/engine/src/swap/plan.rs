@@ -419,7 +419,8 @@ impl Plan {
     fn read_core(&mut self, setup: &Setup, input: &mut Decode<'_>) -> Result<(), StateError> {
         let services = self.signed(setup).services.len();
         let core = &mut self.core;
-        let flags = input.bits(0b1_1111)?;
+        // As many as `encode` has.
+        let flags = input.bits(0b111_1111)?;
         core.initialized = flags & 1 != 0;
         core.cancel_requested = flags & 2 != 0;
         core.period_ended = flags & 4 != 0;
@@ -429,6 +430,9 @@ impl Plan {
         core.period_end_ms = input.int()?;
         core.grace_end_ms = input.int()?;
         core.credit_minor = if flags & 64 != 0 { input.int()? } else { 0 };
+        if flags & 64 != 0 && core.credit_minor == 0 {
+            return Err(StateError::Invalid("a credit of nothing is written".into()));
+        }
         core.chain = Chain {
             seq: input.uint()?,
             hash: input.array()?,
