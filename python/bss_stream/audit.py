@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from bss_stream.audit_log import LogBalance, balance_log
 from bss_stream.audit_report import (
     DIFFERENCES_MAX,
     AuditReport,
@@ -27,8 +28,10 @@ __all__ = [
     "Difference",
     "KindTotals",
     "LiveStates",
+    "LogBalance",
     "MoneyTotals",
     "audit",
+    "balance_log",
     "collect_states",
     "entry_hash",
 ]

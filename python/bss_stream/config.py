@@ -28,6 +28,8 @@ File = Annotated[str, Meta(min_length=1, description="a path")]
 Text = Annotated[str, Meta(min_length=1, description="text")]
 Records = Annotated[int, Meta(ge=1, le=1_000_000, description="records, 1 to 1000000")]
 Bytes = Annotated[int, Meta(ge=65_536, le=2**34, description="bytes, 65536 to 17179869184")]
+BatchRecords = Annotated[int, Meta(ge=1, le=10_000, description="records, 1 to 10000")]
+BatchBytes = Annotated[int, Meta(ge=65_536, le=2**25, description="bytes, 65536 to 33554432")]
 InFlight = Annotated[int, Meta(ge=1, le=65_535, description="messages, 1 to 65535")]
 Millis = Annotated[int, Meta(ge=0, le=3_600_000, description="milliseconds, 0 to 3600000")]
 MillisOfWait = Annotated[int, Meta(ge=1, le=3_600_000, description="milliseconds, 1 to 3600000")]
@@ -138,8 +140,8 @@ class Bridge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     linger_ms: Millis = 5
     """How long a batch waits for more messages."""
-    batch_records_max: Records = 1_000
-    batch_bytes_max: Bytes = 1_048_576
+    batch_records_max: BatchRecords = 1_000
+    batch_bytes_max: BatchBytes = 1_048_576
     buffer_records_max: Records = 20_000
     """Messages held in memory; past it or buffer_bytes_max the bridge stops reading."""
     buffer_bytes_max: Bytes = 67_108_864
@@ -150,7 +152,7 @@ class Processor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     group: ClientName = "processor"
     """The consumer group is app and group joined by a hyphen, as in all roles."""
-    batch_records_max: Records = 5_000
+    batch_records_max: BatchRecords = 5_000
     """Records in one transaction of one shard."""
     tick_interval_ms: MillisOfWait = 200
     """How often timers are looked at while no signal comes."""
@@ -167,7 +169,7 @@ class Publisher(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Outbox to MQTT."""
 
     group: ClientName = "publisher"
-    batch_records_max: Records = 1_000
+    batch_records_max: BatchRecords = 1_000
 
 
 class Sink(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -181,7 +183,7 @@ class Sink(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of PostgreSQL: postgresql://USER:PASSWORD@HOST:PORT/DATABASE. Better kept in dsn_file."""
     dsn_file: File | None = None
     """A file that holds nothing but the dsn."""
-    batch_records_max: Records = 4_096
+    batch_records_max: BatchRecords = 4_096
 
 
 class Queries(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,5 +1,7 @@
 """The one exception hierarchy: a fault is an error, a rejected signal never is."""
 
+from typing import Final
+
 
 class BssStreamError(Exception):
     """Base of every error that bss_stream raises on purpose."""
@@ -28,6 +30,13 @@ class FencedError(LogError):
 class LogAccessError(LogError):
     """The log refuses this client: its certificate, user, password or rights. Trying again is no
     use."""
+
+
+RECORDS_GONE: Final = (
+    "records that this group has not read are gone, and it skips nothing by itself: stop its "
+    "processes, set its offset to the log's start, start them again, and audit"
+)
+"""What an OffsetOutOfRangeError says to do."""
 
 
 class OffsetOutOfRangeError(LogError):

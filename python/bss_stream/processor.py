@@ -9,11 +9,13 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from bss_stream import _engine, topics
+from bss_stream.counters import RoleCounters, unbalanced
 from bss_stream.errors import CheckpointError, LogError
 from bss_stream.log.protocol import (
     Chunk,
@@ -53,11 +55,39 @@ class ProcessorSettings:
     """How often they are written; once more at a clean stop."""
 
 
+class Ending(StrEnum):
+    """How a signal ends: in one of these ways, whatever its reason."""
+
+    APPLIED = "applied"
+    REJECTED = "rejected"
+    """Understood and refused, and told so."""
+    DUPLICATE = "duplicate"
+    DEAD_LETTERED = "dead_lettered"
+    """Refused, because what came in is at fault."""
+    IN_PROGRESS = "in_progress"
+    """A repeat of what is still being decided: the one echo to come answers both."""
+
+
+def _endings() -> dict[str, Ending]:
+    named = {
+        "ok": Ending.APPLIED,
+        "duplicate": Ending.DUPLICATE,
+        "in_progress": Ending.IN_PROGRESS,
+    }
+    refused = {True: Ending.DEAD_LETTERED, False: Ending.REJECTED}
+    return {code: named.get(code, refused[dead]) for code, _, _, dead in _engine.reasons()}
+
+
+ENDINGS: Final = _endings()
+"""The ending of each reason."""
+
+
 @dataclass(slots=True)
-class ProcessorCounters:
+class ProcessorCounters(RoleCounters):
     """What a processor has done since it started."""
 
     records: int = 0
+    """Signals that are consumed: their transaction is committed."""
     transactions: int = 0
     restored: int = 0
     from_checkpoints: int = 0
@@ -66,6 +96,20 @@ class ProcessorCounters:
     engine_s: float = 0.0
     commit_s: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
+    """Those signals by the reason why they ended so."""
+
+    @property
+    def endings(self) -> Counter[Ending]:
+        """Those signals by how they ended."""
+        found: Counter[Ending] = Counter()
+        for reason, count in self.outcomes.items():
+            found[ENDINGS[reason]] += count
+        return found
+
+    def balance(self) -> list[str]:
+        """Consumed is applied, rejected, duplicate, dead-lettered or in progress."""
+        endings = self.endings
+        return unbalanced("records", self.records, {end: endings[end] for end in Ending})
 
 
 def _epoch_ms() -> int:
@@ -227,8 +271,8 @@ class Processor:
             received_ms = _engine.last_received_ms(batch.data)
             if received_ms is not None:
                 self._watermarks_ms[part] = received_ms
-        self.counters.records += records
         await self._commit(output, offsets)
+        self.counters.records += records
 
     async def _tick(self, consumer: Consumer) -> None:
         """Fire timers: by the clock where the backlog is empty, else as far as it is read.

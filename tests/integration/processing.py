@@ -100,6 +100,7 @@ async def running(
         processor.stop(drain=drain)
         async with asyncio.timeout(IN_VAIN_S):
             await task
+        assert processor.counters.balance() == []
         if done is not None:
             done.update(processor.counters.outcomes)
 

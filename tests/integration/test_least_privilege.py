@@ -327,7 +327,7 @@ async def _trespasses(clients: Mapping[str, Client]) -> None:
     own = f"service/plan/{OTHER}/customer_binding"
     assert await other.may(f"emit/uxi/{own}", stolen)
     data = (await other.hears(f"echo/abs/{own}", "stolen-1"))["data"]
-    assert (data["success"], data["metadata"]["reason"]) == (False, "plan_id_mismatch")
+    assert (data["success"], data["metadata"]["reason"]) == (False, "id_mismatch")
     assert not [m for m in rider.heard if b"stolen-1" in m.payload]
 
     # Everybody had subscribed to everything.

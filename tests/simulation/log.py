@@ -106,7 +106,7 @@ class LogServer:
         part = self.parts[chunk.topic, chunk.partition]  # type: ignore[index]
         part.append(unpack(chunk.data))
         part.end += marker and self._markers
-        self.on_change(f"{chunk.topic}/{chunk.partition}", chunk.data)
+        self.on_change(f"{chunk.topic}/{chunk.partition}", bytes(chunk.data))
         self.wake()
 
     def commit(

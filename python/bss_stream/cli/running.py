@@ -71,7 +71,13 @@ async def run_roles(config: Config, roles: tuple[Role, ...], instance: str | Non
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
             where = "" if platform.broker is None else f", MQTT on port {platform.broker.port}"
             logger.warning("running %s%s; Ctrl-C drains and ends", ", ".join(roles), where)
-            await platform.run(stop)
+            try:
+                await platform.run(stop)
+            finally:
+                for role, counters in platform.counters().items():
+                    logger.warning("%s: %s", role, counters)
+                for line in platform.balance():
+                    logger.error("counters do not add up: %s", line)
 
 
 async def _reload(platform: Platform) -> None:
@@ -116,4 +122,8 @@ async def audit_with(config: Config, store: Any, log: ReadableLog, *, drained: b
     """Audit a store against the states in an open log."""
     engine = _engine.Engine(compile_setup(config.load_setup()), partitions=log.partitions)
     with await audit_states.collect_states(log, engine.describe_state) as found:
-        return await asyncio.to_thread(auditing.audit, store, found, drained=drained)
+        report = await asyncio.to_thread(auditing.audit, store, found, drained=drained)
+    report.log = await auditing.balance_log(log, drained=drained)
+    if drained:
+        report.log.check_copied(report.entries)
+    return report

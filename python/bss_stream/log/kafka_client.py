@@ -20,7 +20,13 @@ from aiokafka.conn import (  # type: ignore[import-untyped]
 )
 
 from bss_stream import tls, topics
-from bss_stream.errors import FencedError, LogAccessError, LogError, OffsetOutOfRangeError
+from bss_stream.errors import (
+    RECORDS_GONE,
+    FencedError,
+    LogAccessError,
+    LogError,
+    OffsetOutOfRangeError,
+)
 
 # At DEBUG aiokafka logs every request whole, and one of them is the password of SASL PLAIN.
 logging.getLogger("aiokafka.conn").addFilter(lambda record: record.levelno > logging.DEBUG)
@@ -131,7 +137,7 @@ def as_log_error(doing: str, error: BaseException) -> LogError:
     if isinstance(error, _FENCED):
         return FencedError(f"{what}; another owner has taken over, drop the shard")
     if isinstance(error, errors.OffsetOutOfRangeError):
-        return OffsetOutOfRangeError(f"{what}: records that this group has not read are gone")
+        return OffsetOutOfRangeError(f"{what}: {RECORDS_GONE}")
     if isinstance(error, TimeoutError):
         return LogError(f"cannot {doing}: no answer from Kafka in time")
     advice = _refusal(error)
