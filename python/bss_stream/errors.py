@@ -27,6 +27,11 @@ class FencedError(LogError):
     """Another owner of the same shard has taken over; this one must drop the shard."""
 
 
+class LogAccessError(LogError):
+    """The log refuses this client: its certificate, user, password or rights. Trying again is no
+    use."""
+
+
 RECORDS_GONE: Final = (
     "records that this group has not read are gone, and it skips nothing by itself: stop its "
     "processes, set its offset to the log's start, start them again, and audit"
