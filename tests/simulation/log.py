@@ -17,7 +17,14 @@ from bss_stream import topics
 from bss_stream._engine import pack, unpack
 from bss_stream.errors import FencedError, LogError, OffsetOutOfRangeError
 from bss_stream.log.groups import assign_ranges
-from bss_stream.log.protocol import Chunk, Fetched, Offsets, RebalanceListener, TopicPartition
+from bss_stream.log.protocol import (
+    Chunk,
+    Extent,
+    Fetched,
+    Offsets,
+    RebalanceListener,
+    TopicPartition,
+)
 from tests.simulation.loop import PROCESS, WORLD, SimulatedProcess
 from tests.simulation.network import Network
 
@@ -297,10 +304,17 @@ class SimulatedLog:
         epoch = await server.network.call("fence", lambda: server.fence(transactional_id))
         return SimulatedProducer(server, transactional_id, epoch)
 
-    async def replay(self, topic: str, partition: int) -> AsyncIterator[Fetched]:
+    async def extent(self, topic: str, partition: int) -> Extent:
+        server = self._server
+        part = server.parts[TopicPartition(topic, partition)]
+        return await server.network.call(
+            "extent", lambda: Extent("simulated", part.start, part.end)
+        )
+
+    async def replay(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[Fetched]:
         server, place = self._server, TopicPartition(topic, partition)
         part = server.parts[place]
-        end, position = part.end, part.start
+        end, position = part.end, max(start, part.start)
         while position < end:
             at = position
             offsets, records, position = await server.network.call(
