@@ -134,6 +134,11 @@ def load(name: str) -> Story:
     )
 
 
+def has_own_setup(name: str) -> bool:
+    """Whether a story plays in another set-up than the packaged one."""
+    return any(file.setup for file in _chain(name))
+
+
 def _chain(name: str) -> Iterator[File]:
     seen: list[str] = []
     following: str | None = name
