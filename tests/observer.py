@@ -103,10 +103,8 @@ class Observer:
             self.echoes[request] += 1
             self.answers[request, sent] = self.answers.get((request, sent), 0) + 1
             return
-        found = self._table.match(message.topic)
-        assert found is not None, f"{message.topic} is subscribed to and in no row of the table"
-        route, segments = found
+        routed = self._table.route(*sent)
+        assert routed is not None, f"{message.topic} is subscribed to and in no row of the table"
         self.signals[sent] += 1
-        key = route.key_of(segments, message.payload)
-        if route.log_topic == topics.SIGNALS_PLAN and key is not None:
-            self.requests[key, correlation] += 1
+        if routed.log_topic == topics.SIGNALS_PLAN and routed.key is not None:
+            self.requests[routed.key, correlation] += 1

@@ -13,7 +13,7 @@ from bench.baselines.plain_rules import (
     require_id,
 )
 from bench.baselines.plain_state import Plan, Session
-from bench.baselines.plain_wire import Internal
+from bench.baselines.plain_wire import Internal, decimal, rfc3339
 from bss_stream import topics
 
 
@@ -516,6 +516,18 @@ class Events(Payments):
             plan.pair = before
         if turn.outputs:
             self._announce_payment(turn, plan)
+        template = plan.template
+        if template.auto_renewal and template.model.grace[plan.pair]:
+            market = template.market
+            payload = (
+                f'{{"timestamp":"{turn.event_at}","plan_id":"{plan.plan_id}","correlation_id":'
+                f'"{turn.corr}","template_id":"{template.template_id}","currency":'
+                f'"{market.currency}","amount":'
+                f'{decimal(template.fee_minor, market.currency_digits)},"credit":0,"period_end":'
+                f'"{rfc3339(plan.period_end_ms)}"}}'
+            )
+            topic = f"emit/abs/subscription/plan/{plan.plan_id}/renewal_required"
+            self.publish(turn, "emit", topic, payload)
 
     def _grace_over(self, turn: Turn, plan: Plan) -> None:
         plan.grace_enforced = True

@@ -244,7 +244,12 @@ class Template:
     """What a customer signs, by position of its services."""
 
     def __init__(
-        self, market: Market, document: dict[str, Any], model: Model, services: list[Service]
+        self,
+        market: Market,
+        document: dict[str, Any],
+        model: Model,
+        services: list[Service],
+        fee_minor: int,
     ) -> None:
         self.template_id: str = document["template_id"]
         self.version: int = document["version"]
@@ -253,6 +258,9 @@ class Template:
         self.services = services
         self.cycle_days: int = document["billing_cycle_days"]
         self.grace_ms: int = document["grace_ms"]
+        self.fee_minor = fee_minor
+        """What a cycle costs, the tier's multiplier applied."""
+        self.auto_renewal = all(one["auto_renewal"] for one in document["services"])
         allowed = set(document["allowed_locations"])
         self.allowed: set[str] | None = None if "*" in allowed else allowed
         self.swap = self._first("swap")
@@ -321,6 +329,7 @@ class Tables:
         services = {service["service_id"]: service for service in document["services"]}
         bundles = {bundle["bundle_id"]: bundle for bundle in document["bundles"]}
         tiers = {t["tier"]: Fraction(*t["quota_multiplier"]) for t in document["tiers"]}
+        fees = {t["tier"]: Fraction(*t["fee_multiplier"]) for t in document["tiers"]}
         for signed in sorted(document["templates"], key=lambda t: int(t["version"])):
             bundle = bundles[signed["bundle_id"]]
             configs = {config["service_id"]: config for config in signed["services"]}
@@ -328,6 +337,7 @@ class Tables:
                 Service(market, services[at], configs[at], tiers[signed["tier"]])
                 for at in bundle["services"]
             ]
-            template = Template(market, signed, models[signed["model"]], own)
+            fee_minor = int(signed["fee_minor"] * fees[signed["tier"]])
+            template = Template(market, signed, models[signed["model"]], own, fee_minor)
             template.write_tail(signed, bundle)
             self.templates[template.template_id] = template

@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Self, final
 
 __all__ = [
+    "Coverage",
     "Engine",
     "Output",
     "OutputChunk",
     "Router",
     "check_model",
+    "events",
     "last_received_ms",
     "measure",
     "pack",
@@ -70,6 +72,9 @@ def last_received_ms(data: bytes) -> int | None:
 def check_model(file: str, data: bytes) -> str:
     """Compile a plan model and return its id. ValueError has one line a fault."""
 
+def events() -> list[tuple[str, str]]:
+    """Every event that entities take: the kind of entity, the event's name."""
+
 def reasons() -> list[tuple[str, str, str | None, bool]]:
     """Every reason: code, message, what can be done, whether it makes a dead letter."""
 
@@ -84,8 +89,9 @@ class Router:
         """Compile rows: filter, event, entity, and the name of the topic's segment or of the
         payload's field that has the key. Raises ValueError for one without a key."""
 
-    def route(self, topic: str, payload: bytes) -> tuple[str, str, str | None] | None:
-        """Event, topic of the log and key of a message; None if no row matches."""
+    def route(self, topic: str, payload: bytes) -> tuple[int, str, str, str | None] | None:
+        """Place of the row, event, topic of the log and key of a message; None if no row
+        matches."""
 
     def pack(
         self,
@@ -127,6 +133,22 @@ class Output:
         """How often records ended for each reason code."""
 
 @final
+class Coverage:
+    """What a shard has come through, each with how often."""
+
+    @property
+    def transitions(self) -> list[tuple[str, str, str, str, str, int]]:
+        """Every transition of every model: model, cycle, state, signal, next state, count."""
+
+    @property
+    def compression(self) -> list[tuple[str, int, str, str, int]]:
+        """Every row of every compression table: model, row, external event, cycle, count."""
+
+    @property
+    def endings(self) -> list[tuple[str | None, str, int]]:
+        """Every ending that came up: event (None if it was unknown), reason, count."""
+
+@final
 class Engine:
     """The decision engine: shards by partition. Calls from several threads take turns."""
 
@@ -140,6 +162,15 @@ class Engine:
     def restore(self, partition: int, state_topic: str, data: bytes) -> int:
         """Take in a chunk of changelog records, an entity's newest last; return how many."""
 
+    def snapshot(
+        self, partition: int, state_topic: str, first: int, bytes_max: int
+    ) -> tuple[int, bytes, int | None]:
+        """A page of a shard's states, as `restore` takes them, from an entity's number on.
+
+        Returns how many, the chunk, and the number to go on with, None behind the last. Entities
+        keep their numbers while the shard is open.
+        """
+
     def applied_offset(self, partition: int, topic: str) -> int | None:
         """The last offset applied of a signals topic."""
 
@@ -148,6 +179,9 @@ class Engine:
 
     def entities(self, partition: int) -> list[int]:
         """How many plans, stations and assets the shard has."""
+
+    def coverage(self, partition: int) -> Coverage:
+        """What the shard has come through since it was opened, or since the last reload."""
 
     def reload(self, setup: bytes) -> None:
         """Take another set-up; open shards are read again under it, or nothing changes."""

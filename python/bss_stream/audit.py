@@ -9,6 +9,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from bss_stream.audit_log import LogBalance, balance_log
 from bss_stream.audit_report import (
     DIFFERENCES_MAX,
     AuditReport,
@@ -27,8 +28,10 @@ __all__ = [
     "Difference",
     "KindTotals",
     "LiveStates",
+    "LogBalance",
     "MoneyTotals",
     "audit",
+    "balance_log",
     "collect_states",
     "entry_hash",
 ]
@@ -65,6 +68,7 @@ class _AuditedEntry(msgspec.Struct, frozen=True):
     hash: str
     service_id: str | None = None
     signal_id: str | None = None
+    payment_id: str | None = None
     before: Account | None = None
     after: Account | None = None
     held_units: int = 0
@@ -83,6 +87,7 @@ class _PlanState(msgspec.Struct, frozen=True):
     ledger_seq: int
     ledger_hash: str
     services: list[_ServiceState]
+    credit_minor: int = 0
 
 
 _HASH_FIELD: Final = f',"hash":"{FIRST_PREV}"}}'
@@ -162,6 +167,8 @@ class _PlanAudit:
         self._currency: str | None = None
         self._accounts: dict[str, Account] = {}
         self._credited = 0
+        self._plan_credit = 0
+        self._renewal_payments: set[str] = set()
         # From the first gap on, an account is what the next entry says that it was before.
         self._whole = True
         self._gaps: list[tuple[int, int, str]] = []
@@ -212,6 +219,7 @@ class _PlanAudit:
         if entry.service_id:
             self._account(entry, entry.service_id, rule)
         else:
+            self._credit_plan(entry, rule)
             self._expect_account(entry.entry_id, "after", entry.before, entry.after)
 
     def _follow_seq(self, row: EntryRow) -> None:
@@ -261,6 +269,15 @@ class _PlanAudit:
         # The entry's word, so that one fault is one difference.
         self._accounts[service_id] = entry.after
 
+    def _credit_plan(self, entry: _AuditedEntry, rule: Rule) -> None:
+        """Follow the plan's credit; what goes back of it is known by the payment's id."""
+        factor = rule.plan_credit
+        if factor > 0 and entry.payment_id is not None:
+            self._renewal_payments.add(entry.payment_id)
+        elif entry.payment_id in self._renewal_payments:
+            factor = rule.credit
+        self._plan_credit += factor * entry.amount_minor
+
     def _count(self, entry: _AuditedEntry, rule: Rule) -> None:
         if self._currency is None:
             self._currency = entry.currency
@@ -281,6 +298,7 @@ class _PlanAudit:
         if self._whole:
             self._expect(None, "credit_minor", self._credited, credit)
         if self._currency is not None:
+            credit += self._plan_credit
             self._report.money.setdefault(self._currency, MoneyTotals()).credit += credit
 
     def _settle_gaps(self) -> bool:
@@ -333,6 +351,8 @@ class _PlanAudit:
         self._expect(None, "ledger_hash", self._hash, state.ledger_hash)
         services = {service.service_id: service for service in state.services}
         self._expect(None, "services", len(services), len(state.services))
+        if self._whole:
+            self._expect(None, "plan.credit_minor", self._plan_credit, state.credit_minor)
         for service_id, service in services.items():
             found = Account(service.used, service.held, service.quota, service.credit_minor)
             expected = self._accounts.get(service_id)

@@ -7,6 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from bss_stream.audit_log import LogBalance
+
 DIFFERENCES_MAX: Final = 1000
 """How many differences a report lists; it counts all of them."""
 
@@ -42,7 +44,7 @@ class MoneyTotals:
     granted: int = 0
     charged: int = 0
     credit: int = 0
-    """What stands to the services' credit at the end of the ledgers."""
+    """What stands to the services' and the plans' credit at the end of the ledgers."""
 
 
 @dataclass
@@ -67,11 +69,14 @@ class AuditReport:
     differences: list[Difference] = field(default_factory=list)
     """The first ones, DIFFERENCES_MAX unless the caller said otherwise."""
     differences_total: int = 0
+    log: LogBalance | None = None
+    """The log's own balance, if it was read."""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing differs and the sink has rejected nothing."""
-        return not self.differences_total and not self.rejects
+        """Whether nothing differs, the sink has rejected nothing, and the log adds up."""
+        is_balanced = self.log is None or self.log.ok
+        return not self.differences_total and not self.rejects and is_balanced
 
     def __rich__(self) -> RenderableType:
         return _rendered(self)
@@ -85,6 +90,8 @@ def _rendered(report: AuditReport) -> RenderableType:
         parts.append(_money_table(report))
     if report.rejects:
         parts.append(_rejects_table(report))
+    if report.log is not None:
+        parts.append(_log_table(report.log))
     if report.differences:
         parts.append(_differences_table(report))
     return Group(*parts)
@@ -129,6 +136,27 @@ def _rejects_table(report: AuditReport) -> Table:
     for reason, count in sorted(report.rejects.items()):
         _add(table, reason, count)
     return table
+
+
+def _log_table(log: LogBalance) -> RenderableType:
+    table = _table(f"Log {'adds up' if log.ok else 'DOES NOT ADD UP'}", "what", "#count")
+    _add(table, "signals from outside", log.signals)
+    _add(table, "of which replays", log.replays)
+    _add(table, "signals between entities", log.internal)
+    _add(table, "requests to plans", log.requests)
+    _add(table, "requests with an answer", log.answered)
+    _add(table, "requests still to be answered", log.unanswered)
+    _add(table, "echoes", log.echoes)
+    _add(table, "commands and notifications", log.messages)
+    _add(table, "ledger entries", log.entries)
+    for role, count in sorted(log.dead_letters.items()):
+        _add(table, f"dead letters of the {role}", count)
+    if not log.faults:
+        return table
+    faults = _table(f"Faults of the log ({len(log.faults)} of {log.faults_total})", "fault")
+    for fault in log.faults:
+        _add(faults, fault)
+    return Group(table, faults)
 
 
 def _differences_table(report: AuditReport) -> Table:

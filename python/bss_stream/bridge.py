@@ -14,6 +14,7 @@ from typing import Final
 
 from bss_stream import topics
 from bss_stream._engine import pack, partition_for
+from bss_stream.counters import RoleCounters, unbalanced
 from bss_stream.errors import LogError
 from bss_stream.frames import DeadLetter, encode_dead_letter
 from bss_stream.log.protocol import Appender, Chunk, Log
@@ -53,10 +54,12 @@ class BridgeSettings:
 
 
 @dataclass(slots=True)
-class BridgeCounters:
+class BridgeCounters(RoleCounters):
     """What a bridge has done since it was made."""
 
     received: int = 0
+    in_hand: int = 0
+    """Received, and not in the log yet: a bridge that stops with some gets them again."""
     appended: int = 0
     """Signals that the log has."""
     refused: Counter[str] = field(default_factory=Counter)
@@ -64,6 +67,15 @@ class BridgeCounters:
     acknowledged: int = 0
     batches: int = 0
     append_failures: int = 0
+
+    def balance(self) -> list[str]:
+        """Received is appended, refused or in hand."""
+        parts = {
+            "appended": self.appended,
+            "refused": self.refused.total(),
+            "in_hand": self.in_hand,
+        }
+        return unbalanced("received", self.received, parts)
 
 
 def _epoch_ms() -> int:
@@ -146,11 +158,13 @@ class Bridge:
             linger_s=settings.linger_s,
         ):
             self.counters.received += len(batch)
+            self.counters.in_hand = len(batch)
             refused: Counter[str] = Counter()
             chunks = self._chunks(batch, refused)
             if not await self._append(appender, chunks):
                 return
             self.counters.batches += 1
+            self.counters.in_hand = 0
             self.counters.appended += len(batch) - refused.total()
             self.counters.refused.update(refused)
             self.counters.acknowledged += self.client.ack(batch)

@@ -28,6 +28,8 @@ File = Annotated[str, Meta(min_length=1, description="a path")]
 Text = Annotated[str, Meta(min_length=1, description="text")]
 Records = Annotated[int, Meta(ge=1, le=1_000_000, description="records, 1 to 1000000")]
 Bytes = Annotated[int, Meta(ge=65_536, le=2**34, description="bytes, 65536 to 17179869184")]
+BatchRecords = Annotated[int, Meta(ge=1, le=10_000, description="records, 1 to 10000")]
+BatchBytes = Annotated[int, Meta(ge=65_536, le=2**25, description="bytes, 65536 to 33554432")]
 InFlight = Annotated[int, Meta(ge=1, le=65_535, description="messages, 1 to 65535")]
 Millis = Annotated[int, Meta(ge=0, le=3_600_000, description="milliseconds, 0 to 3600000")]
 MillisOfWait = Annotated[int, Meta(ge=1, le=3_600_000, description="milliseconds, 1 to 3600000")]
@@ -81,6 +83,11 @@ class KafkaLog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int, Meta(ge=1_000, le=900_000, description="milliseconds, 1000 to 900000")
     ] = 10_000
     """A group gives a dead member's partitions to the others after this."""
+    commit_timeout_ms: Annotated[
+        int, Meta(ge=100, le=30_000, description="milliseconds, 100 to 30000")
+    ] = 10_000
+    """A transaction that is not committed by then is given up; so a processor that has to let go
+    of its shards does so no later."""
     topic_prefix: Annotated[
         str,
         Meta(
@@ -130,8 +137,8 @@ class Bridge(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     linger_ms: Millis = 5
     """How long a batch waits for more messages."""
-    batch_records_max: Records = 1_000
-    batch_bytes_max: Bytes = 1_048_576
+    batch_records_max: BatchRecords = 1_000
+    batch_bytes_max: BatchBytes = 1_048_576
     buffer_records_max: Records = 20_000
     """Messages held in memory; past it or buffer_bytes_max the bridge stops reading."""
     buffer_bytes_max: Bytes = 67_108_864
@@ -142,17 +149,24 @@ class Processor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     group: ClientName = "processor"
     """The consumer group is app and group joined by a hyphen, as in all roles."""
-    batch_records_max: Records = 5_000
+    batch_records_max: BatchRecords = 5_000
     """Records in one transaction of one shard."""
     tick_interval_ms: MillisOfWait = 200
     """How often timers are looked at while no signal comes."""
+    checkpoints: File = "checkpoints"
+    """Below data_dir unless absolute: where a processor on Kafka keeps its shards' states, so that
+    it need not read whole changelogs when it comes back."""
+    checkpoint_interval_s: Annotated[
+        int, Meta(ge=1, le=86_400, description="seconds, 1 to 86400")
+    ] = 60
+    """How often they are written; also at a clean stop."""
 
 
 class Publisher(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Outbox to MQTT."""
 
     group: ClientName = "publisher"
-    batch_records_max: Records = 1_000
+    batch_records_max: BatchRecords = 1_000
 
 
 class Sink(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -166,7 +180,7 @@ class Sink(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Of PostgreSQL: postgresql://USER:PASSWORD@HOST:PORT/DATABASE. Better kept in dsn_file."""
     dsn_file: File | None = None
     """A file that holds nothing but the dsn."""
-    batch_records_max: Records = 4_096
+    batch_records_max: BatchRecords = 4_096
 
 
 class Queries(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -240,6 +254,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return Path(self.data_dir) / self.log.embedded.path
 
     @property
+    def checkpoint_directory(self) -> Path:
+        """Where the shards' checkpoints are kept."""
+        return Path(self.data_dir) / self.processor.checkpoints
+
+    @property
     def engine_threads(self) -> int:
         """The threads to give the engine: never more than there are shards."""
         return min(self.engine.threads or os.cpu_count() or 1, self.partitions)
@@ -262,6 +281,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def transactional_id(self, partition: int) -> str:
         """The transactional id of a shard's producer: who opens it next fences who had it."""
         return f"{self.app}-{partition}"
+
+    @property
+    def replay_id(self) -> str:
+        """The transactional id of whoever replays dead letters: one at a time."""
+        return f"{self.app}-replay"
 
     def ledger_url(self) -> Secret:
         """What the ledger store opens: `sqlite:PATH` or `postgresql://...`.

@@ -98,6 +98,14 @@ def _of_bridge(config: "Config") -> Iterator[Found]:
                 f"{batch}: expected at most buffer_{what}_max, {buffer}",
             )
 
+    receive_max = config.mqtt.receive_max
+    if receive_max > bridge.buffer_records_max:
+        yield (
+            "$.mqtt.receive_max",
+            f"{receive_max}: expected at most bridge.buffer_records_max, "
+            f"{bridge.buffer_records_max}, which holds what the broker sends ahead",
+        )
+
 
 def _of_sink(sink: "Sink") -> Iterator[Found]:
     dsns = (sink.dsn is not None) + (sink.dsn_file is not None)

@@ -1,12 +1,14 @@
 """The one exception hierarchy: a fault is an error, a rejected signal never is."""
 
+from typing import Final
+
 
 class BssStreamError(Exception):
     """Base of every error that bss_stream raises on purpose."""
 
 
 class ConfigError(BssStreamError):
-    """A configuration, model or setup-data file cannot be used.
+    """A configuration, model, setup-data or story file cannot be used.
 
     `faults` holds one line per fault, each naming the file, the path inside it, the value and
     what would be right.
@@ -25,8 +27,19 @@ class FencedError(LogError):
     """Another owner of the same shard has taken over; this one must drop the shard."""
 
 
+RECORDS_GONE: Final = (
+    "records that this group has not read are gone, and it skips nothing by itself: stop its "
+    "processes, set its offset to the log's start, start them again, and audit"
+)
+"""What an OffsetOutOfRangeError says to do."""
+
+
 class OffsetOutOfRangeError(LogError):
     """A committed offset lies below the start of the log: records were lost to retention."""
+
+
+class CheckpointError(BssStreamError):
+    """A shard's checkpoint cannot be written or read; the changelog has all that it has."""
 
 
 class FrameError(BssStreamError):

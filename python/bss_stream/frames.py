@@ -16,6 +16,8 @@ from typing import Final, NamedTuple
 from bss_stream.errors import FrameError, NewerVersionError
 
 VERSION: Final = b"1"
+ENGINE: Final = "engine"
+REPLAY: Final = "replay:"
 
 
 class OutboxKind(StrEnum):
@@ -34,7 +36,8 @@ class Signal(NamedTuple):
     correlation: str
     """The MQTT 5 correlation data as text, empty if there was none (or it was no clean text)."""
     source: str
-    """The MQTT topic it came in on, or `engine` when another entity sent it."""
+    """The MQTT topic it came in on, with REPLAY before it when an operator has brought a dead
+    letter once more; or ENGINE when another entity sent it."""
     payload: bytes
 
 
@@ -56,7 +59,8 @@ class DeadLetter(NamedTuple):
 
     reason: str
     source_topic: str
-    """A topic of the log, or the MQTT topic when the bridge refused it (partition, offset -1)."""
+    """A topic of the log, or the MQTT topic when the bridge refused it (partition, offset -1); of
+    the record of a replay, the dead-letter topic."""
     partition: int
     offset: int
     received_ms: int
@@ -80,6 +84,11 @@ def encode_signal(signal: Signal) -> bytes:
         _header(signal.event, str(signal.received_ms), signal.correlation, signal.source)
         + signal.payload
     )
+
+
+def mqtt_topic(signal: Signal) -> str:
+    """The MQTT topic that a signal first came in on, empty if an entity sent it."""
+    return "" if signal.source == ENGINE else signal.source.removeprefix(REPLAY)
 
 
 def encode_outbox(message: OutboxMessage) -> bytes:

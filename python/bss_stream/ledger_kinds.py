@@ -17,7 +17,7 @@ class Money(StrEnum):
     RETURNED = "returned"
     """Paid back to the customer."""
     GRANTED = "granted"
-    """Turned from a service's credit into quota."""
+    """Turned from a service's credit into quota, or from the plan's into a renewal."""
     CHARGED = "charged"
     """Owed for use beyond the quota; it counts as received once a payment covers it."""
 
@@ -31,6 +31,8 @@ class Rule(NamedTuple):
     quota: int = 0
     credit: int = 0
     """Factor of `amount_minor`; the other three are factors of `units`."""
+    plan_credit: int = 0
+    """Factor of `amount_minor` on the plan's credit, which no service has."""
     money: Money = Money.NONE
     takes_held_units: bool = False
     """The entry's `held_units`, if present, are taken off `held`."""
@@ -61,6 +63,8 @@ RULES: Final = {
     "topup_applied": Rule("service", quota=1, credit=-1, money=Money.GRANTED),
     "deposit": Rule("payment", money=Money.RECEIVED),
     "renewal": Rule("payment", money=Money.RECEIVED),
+    "renewal_payment": Rule("payment", plan_credit=1, money=Money.RECEIVED),
+    "renewal_from_credit": Rule("payment", plan_credit=-1, money=Money.GRANTED),
     "service_payment": Rule("payment", credit=1, money=Money.RECEIVED),
     "overage_charge": Rule("payment", money=Money.CHARGED),
     "final_payment": Rule("payment", money=Money.RECEIVED),

@@ -2,17 +2,21 @@
 the log, one transaction a shard."""
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from enum import StrEnum
 from functools import partial
-from typing import TypeVar
+from pathlib import Path
+from typing import Final, TypeVar
 
 from bss_stream import _engine, topics
-from bss_stream.errors import LogError
+from bss_stream.counters import RoleCounters, unbalanced
+from bss_stream.errors import CheckpointError, LogError
 from bss_stream.log.protocol import (
     Chunk,
     Consumer,
@@ -21,6 +25,7 @@ from bss_stream.log.protocol import (
     TopicPartition,
     TransactionalProducer,
 )
+from bss_stream.shard_state import Restored, ShardStates
 from bss_stream.stopping import work_and_rejoin
 
 __all__ = ["Processor", "ProcessorCounters", "ProcessorSettings"]
@@ -44,23 +49,75 @@ class ProcessorSettings:
     batch_records_max: int = 5_000
     tick_interval_s: float = 0.2
     """How often timers are looked at."""
+    checkpoint_directory: Path | None = None
+    """Where the shards' states are kept beside the changelogs; nowhere if not given."""
+    checkpoint_interval_s: float = 60.0
+    """How often they are written; once more at a clean stop."""
+
+
+class Ending(StrEnum):
+    """How a signal ends: in one of these ways, whatever its reason."""
+
+    APPLIED = "applied"
+    REJECTED = "rejected"
+    """Understood and refused, and told so."""
+    DUPLICATE = "duplicate"
+    DEAD_LETTERED = "dead_lettered"
+    """Refused, because what came in is at fault."""
+    IN_PROGRESS = "in_progress"
+    """A repeat of what is still being decided: the one echo to come answers both."""
+
+
+def _endings() -> dict[str, Ending]:
+    named = {
+        "ok": Ending.APPLIED,
+        "duplicate": Ending.DUPLICATE,
+        "in_progress": Ending.IN_PROGRESS,
+    }
+    refused = {True: Ending.DEAD_LETTERED, False: Ending.REJECTED}
+    return {code: named.get(code, refused[dead]) for code, _, _, dead in _engine.reasons()}
+
+
+ENDINGS: Final = _endings()
+"""The ending of each reason."""
 
 
 @dataclass(slots=True)
-class ProcessorCounters:
+class ProcessorCounters(RoleCounters):
     """What a processor has done since it started."""
 
     records: int = 0
+    """Signals that are consumed: their transaction is committed."""
     transactions: int = 0
     restored: int = 0
+    from_checkpoints: int = 0
+    checkpoints: int = 0
     rejoined: int = 0
     engine_s: float = 0.0
     commit_s: float = 0.0
     outcomes: Counter[str] = field(default_factory=Counter)
+    """Those signals by the reason why they ended so."""
+
+    @property
+    def endings(self) -> Counter[Ending]:
+        """Those signals by how they ended."""
+        found: Counter[Ending] = Counter()
+        for reason, count in self.outcomes.items():
+            found[ENDINGS[reason]] += count
+        return found
+
+    def balance(self) -> list[str]:
+        """Consumed is applied, rejected, duplicate, dead-lettered or in progress."""
+        endings = self.endings
+        return unbalanced("records", self.records, {end: endings[end] for end in Ending})
 
 
 def _epoch_ms() -> int:
     return time.time_ns() // 1_000_000
+
+
+class _ShardLostError(Exception):
+    """Work on a shard was overtaken: by a rebalance, a failure or a stop."""
 
 
 class Processor:
@@ -84,11 +141,14 @@ class Processor:
         self._clock_ms = clock_ms
         self._engine = _engine.Engine(setup, partitions=log.partitions, threads=settings.threads)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="bss-engine")
+        self._states = ShardStates(log, self._engine, settings.checkpoint_directory)
         self._producers: dict[int, TransactionalProducer] = {}
+        self._restored: dict[int, Restored] = {}
         self._watermarks_ms: dict[TopicPartition, int] = {}
         # Held while shards are worked on, or won and lost: a log may tell of a rebalance at any
         # moment.
         self._shards_in_use = asyncio.Lock()
+        # Rises when shards are lost, and when the engine is ahead of the log for good.
         self._generation = 0
         self._stopping = asyncio.Event()
         self._drain = False
@@ -96,8 +156,8 @@ class Processor:
 
     @property
     def shards(self) -> frozenset[int]:
-        """The shards that this processor owns now."""
-        return frozenset(self._producers)
+        """The shards that this processor works on now: owned, and restored."""
+        return frozenset(self._restored)
 
     def stop(self, *, drain: bool = False) -> None:
         """Have `run` end after the transaction under way; with `drain`, after the backlog."""
@@ -131,15 +191,21 @@ class Processor:
 
     async def _work(self) -> None:
         consumer = await self._log.consumer(self._settings.group, topics.SIGNALS, self)
+        saving = asyncio.create_task(self._save_now_and_then())
         try:
             while not await self._is_done(consumer):
                 await self._turn(consumer)
+                if saving.done():
+                    saving.result()
+            await _ended(saving)
+            await self._save()
         finally:
+            await _ended(saving)
             # Leaves the group even if the log is in trouble; what is lost is told to on_revoked.
             try:
                 await consumer.close()
             finally:
-                await self._drop_shards(self.shards)
+                await self._drop_shards(frozenset(self._producers))
 
     async def _is_done(self, consumer: Consumer) -> bool:
         if not self._stopping.is_set():
@@ -149,7 +215,10 @@ class Processor:
         lag = await consumer.lag()
         owned = self._signals_owned()
         # Before anything is won, and in a rebalance, nobody knows what there is to do.
-        return bool(owned) and all(lag.get(part) == 0 for part in owned)
+        return bool(owned) and not self._unrestored() and all(lag.get(part) == 0 for part in owned)
+
+    def _unrestored(self) -> list[int]:
+        return sorted(self._producers.keys() - self._restored.keys())
 
     def _signals_owned(self) -> list[TopicPartition]:
         return [part for shard in self._producers for part in _signals_of(shard)]
@@ -161,13 +230,33 @@ class Processor:
         # What was read before a rebalance is void after it: the new owner reads it again. Taken
         # only now, since partitions may well have been won within the poll.
         generation = self._generation
+        # Not within the rebalance, which would wait for it as long as it takes; and another
+        # rebalance may well come meanwhile.
+        while (unrestored := self._unrestored()) and not self._is_told_to_end:
+            await self._restore_shard(unrestored[0])
+        if unrestored:
+            return
         async with self._shards_in_use:
             if fetched and generation == self._generation:
-                await self._process(fetched)
+                with self._whole_or_void():
+                    await self._process(fetched)
         now_s = asyncio.get_running_loop().time()
         if now_s >= self._next_tick_s:
             self._next_tick_s = now_s + self._settings.tick_interval_s
             await self._tick(consumer)
+
+    @property
+    def _is_told_to_end(self) -> bool:
+        return self._stopping.is_set() and not self._drain
+
+    @contextlib.contextmanager
+    def _whole_or_void(self) -> Iterator[None]:
+        """After a failure the engine's states are not the log's: nobody may use them any more."""
+        try:
+            yield
+        except BaseException:
+            self._generation += 1
+            raise
 
     async def _process(self, fetched: list[Fetched]) -> None:
         inputs = [(f.topic, f.partition, f.offsets, f.data) for f in fetched]
@@ -182,8 +271,8 @@ class Processor:
             received_ms = _engine.last_received_ms(batch.data)
             if received_ms is not None:
                 self._watermarks_ms[part] = received_ms
-        self.counters.records += records
         await self._commit(output, offsets)
+        self.counters.records += records
 
     async def _tick(self, consumer: Consumer) -> None:
         """Fire timers: by the clock where the backlog is empty, else as far as it is read.
@@ -198,6 +287,8 @@ class Processor:
                 return
         lag = await consumer.lag()
         async with self._shards_in_use:
+            if self._unrestored():
+                return
             now_ms = min(
                 (
                     # What was won after that look, or is not read yet, has an unknown backlog.
@@ -208,11 +299,12 @@ class Processor:
             )
             if due := self._due(now_ms):
                 work = partial(self._engine.process, [], now_ms, tick=due)
-                await self._commit(await self._in_engine(work), {})
+                with self._whole_or_void():
+                    await self._commit(await self._in_engine(work), {})
 
     def _due(self, now_ms: int) -> list[int]:
         """The shards with a timer to fire."""
-        next_due_ms = {shard: self._engine.next_due_ms(shard) for shard in self._producers}
+        next_due_ms = {shard: self._engine.next_due_ms(shard) for shard in self._restored}
         return [s for s, due_ms in next_due_ms.items() if due_ms is not None and due_ms <= now_ms]
 
     async def _in_engine(self, call: Callable[[], T], *, at_once: bool = False) -> T:
@@ -258,43 +350,78 @@ class Processor:
             await self._drop_shards({part.partition for part in partitions})
 
     async def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        """Open the shards that are won, and restore them from their changelogs.
+        """Open the shards that are won; they are restored before anything is read for them.
 
         Raises LogError if the topics' equal partitions are not won together.
         """
         async with self._shards_in_use:
             won = set(partitions)
-            for shard in sorted({part.partition for part in partitions}):
+            shards = sorted({part.partition for part in partitions})
+            for shard in shards:
                 missing = [part for part in _signals_of(shard) if part not in won]
                 if missing:
                     raise LogError(
                         f"partition {shard} was won without {missing[0].topic}: "
                         "the group must use the range assignor for all signals topics"
                     )
-                await self._open_shard(shard)
+            await self._drop_shards(set(shards))
+            opening = [self._open_shard(shard) for shard in shards]
+            for outcome in await asyncio.gather(*opening, return_exceptions=True):
+                if isinstance(outcome, BaseException):
+                    raise outcome
 
     async def _open_shard(self, shard: int) -> None:
-        await self._drop_shards({shard})
         # Before reading: this ends what a former owner had under way.
         self._producers[shard] = await self._log.transactional_producer(
             self._settings.transactional_id(shard)
         )
         self._engine.open_shard(shard)
-        started_s = time.perf_counter()
-        restored = 0
-        for topic in topics.STATES:
-            async for fetched in self._log.replay(topic, shard):
-                restored += await self._restore(shard, topic, fetched.data)
-        self.counters.restored += restored
-        taken_s = time.perf_counter() - started_s
-        logger.info("shard %d restored from %d records in %.2f s", shard, restored, taken_s)
 
-    async def _restore(self, shard: int, topic: str, data: bytes) -> int:
-        return await self._in_engine(partial(self._engine.restore, shard, topic, data))
+    async def _restore_shard(self, shard: int) -> None:
+        generation = self._generation
+        in_shard = self._in_shard(generation, lambda: self._is_told_to_end)
+        with contextlib.suppress(_ShardLostError):
+            restored = await self._states.restore(shard, in_shard)
+            if generation == self._generation:
+                self._restored[shard] = restored
+                self.counters.restored += restored.records
+                self.counters.from_checkpoints += restored.checkpoint_records
+
+    def _in_shard(
+        self, generation: int, is_over: Callable[[], bool]
+    ) -> Callable[[Callable[[], T]], Awaitable[T]]:
+        """How to call the engine for a shard that may be lost meanwhile."""
+
+        async def in_shard(call: Callable[[], T]) -> T:
+            async with self._shards_in_use:
+                if generation != self._generation or is_over():
+                    raise _ShardLostError
+                return await self._in_engine(call)
+
+        return in_shard
+
+    async def _save_now_and_then(self) -> None:
+        while self._settings.checkpoint_directory is not None:
+            await asyncio.sleep(self._settings.checkpoint_interval_s)
+            await self._save()
+
+    async def _save(self) -> None:
+        """Write the checkpoints of the shards that have changed. They are no more than a short
+        cut, so what keeps one from being written is told and stops nothing."""
+        in_shard = self._in_shard(self._generation, lambda: False)
+        with contextlib.suppress(_ShardLostError):
+            for shard, restored in sorted(self._restored.items()):
+                try:
+                    ends = self._producers[shard].ends
+                    if await self._states.save(shard, restored, ends, in_shard):
+                        self.counters.checkpoints += 1
+                except CheckpointError as error:
+                    logger.warning("shard %d has no new checkpoint: %s", shard, error)
 
     async def _drop_shards(self, shards: frozenset[int] | set[int]) -> None:
         for shard in shards:
             self._engine.drop_shard(shard)
+            self._restored.pop(shard, None)
             for part in _signals_of(shard):
                 self._watermarks_ms.pop(part, None)
             producer = self._producers.pop(shard, None)
@@ -304,3 +431,9 @@ class Processor:
 
 def _signals_of(shard: int) -> tuple[TopicPartition, ...]:
     return tuple(TopicPartition(topic, shard) for topic in topics.SIGNALS)
+
+
+async def _ended(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end."""
+    task.cancel()
+    await asyncio.wait([task])

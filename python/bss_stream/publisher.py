@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from bss_stream import topics
 from bss_stream._engine import pack, partition_for, unpack
+from bss_stream.counters import RoleCounters, unbalanced
 from bss_stream.echo import ECHO_EXPIRY_S, ECHO_PROPERTIES
 from bss_stream.errors import FrameError
 from bss_stream.frames import (
@@ -48,15 +49,22 @@ class PublisherSettings:
 
 
 @dataclass(slots=True)
-class PublisherCounters:
+class PublisherCounters(RoleCounters):
     """What a publisher has done since it was made."""
 
+    owed: int = 0
+    """Records of the outbox that are settled; those that come again after a crash count again."""
     published: int = 0
     refused: Counter[str] = field(default_factory=Counter)
     """Dead letters, by reason."""
     batches: int = 0
     commits: int = 0
     rejoined: int = 0
+
+    def balance(self) -> list[str]:
+        """Owed is published or refused."""
+        parts = {"published": self.published, "refused": self.refused.total()}
+        return unbalanced("owed", self.owed, parts)
 
 
 class _Record(NamedTuple):
@@ -193,7 +201,8 @@ class Publisher:
         refused += [(records[r.position], "publish_refused", r.reason) for r in refusals]
         if refused:
             await appender.append([self._dead_letter(*one) for one in refused])
-            self.counters.refused.update(reason for _, reason, _ in refused)
+        self.counters.owed += sum(len(one.offsets) for one in fetched)
+        self.counters.refused.update(reason for _, reason, _ in refused)
         self.counters.published += len(messages) - len(refusals)
         self.counters.batches += 1
         self._offsets.update({_part(one): one.next_offset for one in fetched})

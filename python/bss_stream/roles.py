@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import logging
 import ssl
+import time
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +13,7 @@ from typing import Literal, Protocol, Self
 from bss_stream import _engine, topic_table
 from bss_stream.bridge import Bridge, BridgeSettings
 from bss_stream.config import Config
+from bss_stream.counters import RoleCounters
 from bss_stream.errors import BssStreamError, ConfigError
 from bss_stream.log.embedded import EmbeddedLog, Policy
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
@@ -40,6 +42,9 @@ LOG_ROLES: frozenset[Role] = frozenset(("bridge", "processor", "publisher", "sin
 
 HOUR_MS = 3_600_000
 
+Clock = Callable[[], int]
+"""Epoch ms."""
+
 
 class Runner(Protocol):
     """What every role is: something that runs until it is stopped."""
@@ -47,8 +52,16 @@ class Runner(Protocol):
     async def run(self) -> None: ...
 
 
-def make_log(config: Config) -> Log:
-    """The log that a configuration names, not opened yet. Raises ConfigError for a secret."""
+def epoch_ms() -> int:
+    """The machine's clock."""
+    return time.time_ns() // 1_000_000
+
+
+def make_log(config: Config, instance: str | None = None, clock_ms: Clock = epoch_ms) -> Log:
+    """The log that a configuration names, not opened yet. Raises ConfigError for a secret.
+
+    With an `instance` its members of consumer groups are static ones.
+    """
     if config.log.backend == "embedded":
         embedded = config.log.embedded
         return EmbeddedLog(
@@ -56,6 +69,7 @@ def make_log(config: Config) -> Log:
             partitions=config.partitions,
             durability=embedded.durability,
             policy=Policy(keep_consumed_ms=embedded.keep_consumed_hours * HOUR_MS),
+            clock_ms=clock_ms,
         )
     kafka, password = config.log.kafka, config.kafka_password()
     options = KafkaOptions(
@@ -70,13 +84,15 @@ def make_log(config: Config) -> Log:
         client_id=config.app,
         session_timeout_ms=kafka.session_timeout_ms,
         topic_prefix=kafka.topic_prefix,
+        commit_timeout_ms=kafka.commit_timeout_ms,
+        instance=instance,
     )
     return KafkaLog(options, partitions=config.partitions)
 
 
-async def open_log(config: Config) -> Log:
+async def open_log(config: Config, instance: str | None = None, clock_ms: Clock = epoch_ms) -> Log:
     """The log that a configuration names. Raises ConfigError, LogError."""
-    log = make_log(config)
+    log = make_log(config, instance, clock_ms)
     await log.open()
     return log
 
@@ -125,9 +141,18 @@ class Platform:
     """
 
     def __init__(
-        self, config: Config, roles: Collection[Role] = ROLES, *, instance: str = "0"
+        self,
+        config: Config,
+        roles: Collection[Role] = ROLES,
+        *,
+        instance: str | None = None,
+        clock_ms: Clock = epoch_ms,
     ) -> None:
-        """`instance` tells processes of one role apart; a bridge's must be the same every time."""
+        """`instance` tells processes of one role apart; a bridge's must be the same every time.
+
+        Given, it also has the process's consumers keep their partitions while it restarts.
+        `clock_ms` is what all roles tell the time by; it may go back and jump.
+        """
         self.config = config
         self._markets = config.load_setup()
         self.setup = compile_setup(self._markets)
@@ -138,7 +163,9 @@ class Platform:
         self.sink: LedgerSink | None = None
         self.queries: Queries | None = None
         self._roles = [role for role in ROLES if role in roles]
-        self._instance = instance
+        self._instance = "0" if instance is None else instance
+        self._static_instance = instance
+        self._clock_ms = clock_ms
         self._log: Log | None = None
         self._tasks: dict[Role, asyncio.Task[None]] = {}
 
@@ -155,7 +182,7 @@ class Platform:
                 await self.broker.start()
             await asyncio.to_thread(Path(self.config.data_dir).mkdir, parents=True, exist_ok=True)
             if LOG_ROLES.intersection(self._roles):
-                self._log = await open_log(self.config)
+                self._log = await open_log(self.config, self._static_instance, self._clock_ms)
             # The last first: whoever reads is there before whoever writes.
             for role in reversed(self._roles):
                 self._start(role)
@@ -195,7 +222,7 @@ class Platform:
             mqtt_settings(config, f"bridge-{self._instance}", self.broker),
             session_expiry_s=config.mqtt.session_expiry_s,
         )
-        self.bridge = Bridge(self.log, mqtt, topic_table.load(), settings)
+        self.bridge = Bridge(self.log, mqtt, topic_table.load(), settings, clock_ms=self._clock_ms)
         return self.bridge
 
     def _make_processor(self) -> Runner:
@@ -206,8 +233,10 @@ class Platform:
             threads=config.engine_threads,
             batch_records_max=config.processor.batch_records_max,
             tick_interval_s=config.processor.tick_interval_ms / 1000,
+            checkpoint_directory=config.checkpoint_directory,
+            checkpoint_interval_s=config.processor.checkpoint_interval_s,
         )
-        self.processor = Processor(self.log, self.setup, settings)
+        self.processor = Processor(self.log, self.setup, settings, clock_ms=self._clock_ms)
         return self.processor
 
     def _make_publisher(self) -> Runner:
@@ -217,7 +246,7 @@ class Platform:
             batch_records_max=config.publisher.batch_records_max,
         )
         mqtt = mqtt_settings(config, f"publisher-{self._instance}", self.broker)
-        self.publisher = Publisher(self.log, mqtt, settings)
+        self.publisher = Publisher(self.log, mqtt, settings, clock_ms=self._clock_ms)
         return self.publisher
 
     def _make_sink(self) -> Runner:
@@ -310,7 +339,22 @@ class Platform:
             if end is not None:
                 end()
             await self._tasks[role]
-            logger.info("%s drained", role)
+            logger.info("%s drained: %s", role, self.counters().get(role))
+
+    def counters(self) -> dict[Role, RoleCounters]:
+        """What each role that runs here has counted."""
+        made: dict[Role, Bridge | Processor | Publisher | LedgerSink | Queries | None] = {
+            "bridge": self.bridge,
+            "processor": self.processor,
+            "publisher": self.publisher,
+            "sink": self.sink,
+            "queries": self.queries,
+        }
+        return {role: one.counters for role, one in made.items() if one is not None}
+
+    def balance(self) -> list[str]:
+        """What does not add up in the roles' counters, a line each: nothing, if all is well."""
+        return [f"{role}: {line}" for role, of in self.counters().items() for line in of.balance()]
 
     def _drain_processor(self) -> None:
         if self.processor is not None:

@@ -18,6 +18,7 @@ import orjson
 
 from bss_stream import _engine, frames, topics
 from bss_stream.audit import AuditReport, audit
+from bss_stream.coverage import Coverage
 from bss_stream.frames import DeadLetter, OutboxKind, OutboxMessage, Signal
 from bss_stream.setup import compile_setup, load_setup
 from bss_stream.sink.entry import LEDGER_NAMES, EntryRow, decode_row
@@ -73,6 +74,8 @@ class Playground:
         self.states: dict[tuple[str, bytes], bytes] = {}
         self.outcomes: Counter[str] = Counter()
         self._offsets: Counter[tuple[str, int]] = Counter()
+        self._counted = Coverage()
+        """What engines that were lost had counted, and which topics were used."""
 
     def __enter__(self) -> Self:
         return self
@@ -98,9 +101,10 @@ class Playground:
         routed = self.topic_table.route(topic, body)
         if routed is None:
             raise ValueError(f"topic {topic!r}: no row of the topic table matches")
-        event, log_topic, key = routed
+        event, log_topic, key, filter = routed
         if key is None or not CLEAN_ID.fullmatch(key):
             raise ValueError(f"topic {topic!r}: the key is {key!r}, expected a clean id")
+        self._counted.topics[filter] += 1
         self.signal(log_topic, key, event, body, source=topic, correlation=correlation)
 
     def signal(
@@ -129,6 +133,7 @@ class Playground:
 
     def restart(self) -> None:
         """Lose the engine and restore every shard from the changelog."""
+        self._counted = self.coverage
         self.engine = self._opened_engine()
         for (topic, key), value in self.states.items():
             partition = _engine.partition_for(key, self.partitions)
@@ -153,6 +158,15 @@ class Playground:
     def asset(self, asset_id: str) -> dict[str, Any]:
         """A battery's state. Raises KeyError if nothing was heard of it yet."""
         return self.state(topics.STATE_ASSET, asset_id)
+
+    @property
+    def coverage(self) -> Coverage:
+        """What has been come through so far, before a restart too."""
+        counted = Coverage()
+        counted.add(self._counted)
+        for partition in range(self.partitions):
+            counted.add_shard(self.engine.coverage(partition))
+        return counted
 
     @property
     def plan_ids(self) -> list[str]:

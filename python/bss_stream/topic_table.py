@@ -45,11 +45,20 @@ class Row(Struct, frozen=True, forbid_unknown_fields=True):
     key: KeyPlace
 
 
+class Sent(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the platform sends beside echoes, for those who listen: the engine needs no telling."""
+
+    topic: Annotated[str, Meta(min_length=1, description="a topic with variables in braces")]
+    to: str
+    when: str
+
+
 class Document(Struct, frozen=True, forbid_unknown_fields=True):
     """The file."""
 
     version: Literal[1]
     rows: Annotated[tuple[Row, ...], Meta(min_length=1)]
+    sent: tuple[Sent, ...] = ()
 
 
 class Routed(NamedTuple):
@@ -59,13 +68,16 @@ class Routed(NamedTuple):
     log_topic: str
     key: str | None
     """The entity's id, clean or not; None if it is not there."""
+    filter: str
+    """The row's, as it is subscribed to."""
 
 
 class TopicTable:
     """The compiled table."""
 
-    def __init__(self, rows: Sequence[Row]) -> None:
+    def __init__(self, rows: Sequence[Row], sent: Sequence[Sent] = ()) -> None:
         """`rows` have passed `load`'s checks."""
+        self.sent = tuple(sent)
         self.filters = [_subscribed(row.filter) for row in rows]
         """With `+` for the variable segments."""
         self._router = Router(
@@ -75,7 +87,10 @@ class TopicTable:
     def route(self, topic: str, payload: bytes) -> Routed | None:
         """What a message on a topic is, None if no row matches."""
         found = self._router.route(topic, payload)
-        return None if found is None else Routed(*found)
+        if found is None:
+            return None
+        row, event, log_topic, key = found
+        return Routed(event, log_topic, key, self.filters[row])
 
     def pack(
         self,
@@ -113,7 +128,7 @@ def load(file: Traversable | None = None) -> TopicTable:
         _check(document.rows, str(file), faults)
     faults.raise_if_any()
     assert document is not None
-    return TopicTable(document.rows)
+    return TopicTable(document.rows, document.sent)
 
 
 def _read(file: Traversable, faults: Faults) -> Document | None:

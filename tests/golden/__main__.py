@@ -10,11 +10,13 @@ from typing import Final
 import orjson
 
 from bss_stream import __version__, topics
+from bss_stream.errors import ConfigError
 from bss_stream.frames import VERSION, decode_dead_letter, decode_outbox, decode_signal
 from bss_stream.log.sqlite_file import FILE, LAYOUT
 from bss_stream.setup.load import packaged_markets
 from bss_stream.sink.entry import ENTRY_VERSION
 from bss_stream.sink.sqlite import MIGRATIONS
+from bss_stream.stories import Library, Stage
 from bss_stream.testing import Produced
 from tests.golden import files
 from tests.golden.records import (
@@ -28,9 +30,9 @@ from tests.golden.records import (
     versions,
     write_lines,
 )
-from tests.scenarios import stage, story
 
 MARKET: Final = "Kenya_Nairobi"
+SCENARIOS: Final = FOLDER.parent / "scenarios"
 STORIES_MAX: Final = 24
 
 
@@ -78,7 +80,8 @@ def _first_story(records: list[Golden]) -> list[Produced]:
 
 def _chosen(setup: bytes) -> list[Story]:
     """The scenarios that show the most, until there is nothing new to see."""
-    played = [recorder for name in story.names() if (recorder := _recorded(name, setup))]
+    library = Library([SCENARIOS], setup)
+    played = [recorded for name in library.names if (recorded := _recorded(library, name, setup))]
     chosen: list[Story] = []
     seen: set[tuple[str, ...]] = set()
     while played and len(chosen) < STORIES_MAX:
@@ -91,14 +94,19 @@ def _chosen(setup: bytes) -> list[Story]:
     return chosen
 
 
-def _recorded(name: str, setup: bytes) -> tuple[Story, set[tuple[str, ...]]] | None:
-    """A scenario's story and the kinds of records in it; None if it has a set-up of its own."""
-    told = story.load(name)
-    performance = stage.Stage(told)
+def _recorded(
+    library: Library, name: str, setup: bytes
+) -> tuple[Story, set[tuple[str, ...]]] | None:
+    """A scenario's story and the kinds of records in it; None if it needs another set-up."""
+    try:
+        told = library.load(name)
+        stage = Stage(told)
+    except ConfigError:
+        return None
     recorder = Recorder(setup)
-    start_ms = recorder.now_ms = performance.play.now_ms
-    performance.play = recorder
-    if story.has_own_setup(name) or performance.perform().faults:
+    start_ms = recorder.now_ms = stage.play.now_ms
+    stage.play = recorder
+    if orjson.loads(told.setup) != orjson.loads(setup) or stage.perform().faults:
         return None
     return Story(name, start_ms, recorder.steps), set(_kinds(recorder.produced))
 

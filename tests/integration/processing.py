@@ -100,6 +100,7 @@ async def running(
         processor.stop(drain=drain)
         async with asyncio.timeout(IN_VAIN_S):
             await task
+        assert processor.counters.balance() == []
         if done is not None:
             done.update(processor.counters.outcomes)
 
@@ -109,7 +110,7 @@ def arrival(topic: str, payload: dict[str, Any], received_ms: int) -> Arrival:
     body = orjson.dumps(payload)
     routed = TABLE.route(topic, body)
     assert routed is not None
-    event, log_topic, key = routed
+    event, log_topic, key, _ = routed
     assert key is not None
     value = encode_signal(Signal(event, received_ms, "", topic, body))
     partition = _engine.partition_for(key.encode(), PARTITIONS)
@@ -155,7 +156,7 @@ class Lockstep:
             self.played.append(arrival)
             self.play.record(arrival.topic, arrival.key, arrival.value)
             await self.appender.append(_chunks([arrival]))
-            await self._caught_up(at_work)
+            await self.caught_up(at_work)
 
     async def mqtt(self, topic: str, payload: dict[str, Any], at_work: Running) -> None:
         """One MQTT message, as the bridge would bring it."""
@@ -178,9 +179,16 @@ class Lockstep:
         self.play.advance(now_ms - self.play.now_ms)
         self.clock.now_ms = now_ms
         await at_work.ticked(self.clock)
-        await self._caught_up(at_work)
+        await self.caught_up(at_work)
 
-    async def _caught_up(self, at_work: Running) -> None:
+    def pass_time(self, now_ms: int) -> None:
+        """Let time pass while no processor is at work."""
+        self.played.append(now_ms)
+        self.play.advance(now_ms - self.play.now_ms)
+        self.clock.now_ms = now_ms
+
+    async def caught_up(self, at_work: Running) -> None:
+        """Wait until all has come of it that has come of it in the playground."""
         counters = at_work.processor.counters
         expected = self.play.outcomes.total() - self.done.total()
         await at_work.until(lambda: counters.outcomes.total() >= expected)

@@ -1,6 +1,8 @@
 """The bridge between real brokers and the real embedded log: nothing is lost, all is in order."""
 
 import asyncio
+import json
+import sqlite3
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -14,6 +16,7 @@ from bss_stream import topic_table, topics
 from bss_stream._engine import unpack
 from bss_stream.bridge import PAYLOAD_BYTES_MAX, RAW_BYTES_MAX, Bridge, BridgeSettings
 from bss_stream.frames import DeadLetter, Signal, decode_dead_letter, decode_signal
+from bss_stream.log import sqlite_file
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings, Subscription
 from tests.eventually import eventually
@@ -54,6 +57,7 @@ async def running(bridge: Bridge) -> AsyncIterator[Bridge]:
         ready.cancel()
         bridge.stop()
         await task
+        assert bridge.counters.balance() == []
 
 
 def sender(port: int) -> AbstractAsyncContextManager[MqttClient]:
@@ -243,6 +247,42 @@ async def test_memory_is_bounded_while_the_log_is_slow(
         assert bridge.client.counters.pauses == 1
         log.gate.set()
         await eventually(lambda: bridge.counters.acknowledged == count)
+
+
+@pytest.mark.mosquitto
+async def test_memory_is_bounded_while_the_log_cannot_write(
+    tmp_path: Path, mosquitto: Mosquitto, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody holds the real log's file, so that every commit waits and fails."""
+    monkeypatch.setattr(sqlite_file, "BUSY_WAIT_S", 0.1)
+    count, bound, batch, body = 5_000, 200, 100, "x" * 2_000
+    log = FaultyLog(tmp_path / "held", partitions=PARTITIONS)
+    await log.open()
+    mqtt = mqtt_settings(mosquitto.port, inbox_messages_max=bound, receive_max=65_535)
+    bridge = new_bridge(log, mqtt, batch_records_max=batch)
+    messages = [
+        Message(topic=plan_topic(f"plan-{i % 7}"), payload=f'[{i}, "{body}"]'.encode())
+        for i in range(count)
+    ]
+    holder = sqlite3.connect(tmp_path / "held" / sqlite_file.FILE, isolation_level=None)
+    try:
+        async with sender(mosquitto.port) as client, running(bridge):
+            holder.execute("BEGIN IMMEDIATE")
+            await client.publish(messages)
+            await eventually(lambda: bridge.counters.append_failures > 2)
+            one_read = 256 * 1024 // len(body)
+            assert 0 < bridge.client.counters.received < batch + bound + one_read
+            assert bridge.counters.appended == 0
+            holder.execute("ROLLBACK")
+            await eventually(lambda: bridge.counters.acknowledged == count, 60.0)
+    finally:
+        holder.close()
+    found = {
+        plan: [json.loads(one.payload)[0] for one in of]
+        for plan, of in (await signals(log)).items()
+    }
+    await log.close()
+    assert found == in_order(count)
 
 
 async def test_stop_drains(log: FaultyLog, broker_port: int) -> None:

@@ -1,9 +1,10 @@
 """What only the Kafka log has to get right: its topics, open transactions, and lost brokers."""
 
 import asyncio
+import dataclasses
 import itertools
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,8 +18,8 @@ from aiokafka.admin.config_resource import (  # type: ignore[import-untyped]
 from bss_stream import topics
 from bss_stream.errors import LogError
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
-from bss_stream.log.protocol import Log
-from tests.logs import chunk, kafka_options, numbered, poll_until, replayed, values
+from bss_stream.log.protocol import Log, TopicPartition
+from tests.logs import IN_VAIN_S, chunk, kafka_options, numbered, poll_until, replayed, values
 from tests.servers.kafka import KafkaServer
 from tests.servers.ports import free_port
 
@@ -94,6 +95,11 @@ async def test_a_topic_that_is_made_anew_is_another_incarnation(
     admin = AIOKafkaAdminClient(bootstrap_servers=options.bootstrap_servers)
     await admin.start()
     await admin.delete_topics([options.name(topics.STATE_PLAN)])
+    async with asyncio.timeout(IN_VAIN_S):
+        left = await admin.list_topics()
+        while options.name(topics.STATE_PLAN) in left:
+            await asyncio.sleep(0.05)
+            left = await admin.list_topics()
     await admin.close()
     await log.open()
     assert (await log.extent(topics.STATE_PLAN, 0)).incarnation != old.incarnation
@@ -178,6 +184,78 @@ async def test_large_chunks_go_out_in_several_batches_in_order(log: Log) -> None
     await producer.close()
     for topic in (topics.SIGNALS_PLAN, topics.OUTBOX):
         assert values(await replayed(log, topic, 0)) == [value for _, value in records]
+
+
+class Told:
+    """A listener that counts."""
+
+    def __init__(self) -> None:
+        self.revoked = 0
+        self.assigned = 0
+
+    async def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        self.revoked += 1
+
+    async def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        self.assigned += 1
+
+
+async def test_a_member_that_names_its_instance_restarts_without_a_rebalance(
+    log: Log, options: KafkaOptions
+) -> None:
+    """The others keep what they have, and it finds again what it had."""
+    # Longer than the restart takes.
+    options = dataclasses.replace(options, session_timeout_ms=20_000)
+    logs = [
+        KafkaLog(dataclasses.replace(options, instance=name), partitions=PARTITIONS)
+        for name in ("one", "two")
+    ]
+    told = Told()
+    staying = await logs[0].consumer("readers", [topics.OUTBOX], told)
+    leaving = await logs[1].consumer("readers", [topics.OUTBOX])
+    async with asyncio.timeout(IN_VAIN_S):
+        while not (staying.assignment() and leaving.assignment()):
+            await asyncio.gather(staying.poll(1, 0.1), leaving.poll(1, 0.1))
+    had, before = leaving.assignment(), (told.revoked, told.assigned)
+    await leaving.close()
+    back = await logs[1].consumer("readers", [topics.OUTBOX])
+    async with asyncio.timeout(IN_VAIN_S):
+        while not back.assignment():
+            await asyncio.gather(staying.poll(1, 0.1), back.poll(1, 0.1))
+    for _ in range(15):
+        # Past a heartbeat, by which the one that stayed would learn of a rebalance.
+        await staying.poll(1, 0.1)
+    assert back.assignment() == had
+    assert (told.revoked, told.assigned) == before
+    await back.close()
+    await staying.close()
+
+
+async def test_a_commit_into_a_broker_that_hangs_is_given_up_in_time(tmp_path: Path) -> None:
+    """A rebalance waits no longer than that; who takes the id next settles the outcome."""
+    server = await asyncio.to_thread(KafkaServer, tmp_path)
+    await asyncio.to_thread(server.start)
+    options = dataclasses.replace(kafka_options(server.bootstrap, "hung"), commit_timeout_ms=500)
+    try:
+        log = KafkaLog(options, partitions=PARTITIONS)
+        await log.open()
+        producer = await log.transactional_producer("shard")
+        async with producer.transaction() as transaction:
+            transaction.append([chunk(topics.OUTBOX, 0, *numbered(0, 1))])
+        server.freeze()
+        with pytest.raises(LogError, match="no answer from Kafka in time"):
+            async with producer.transaction() as transaction:
+                transaction.append([chunk(topics.OUTBOX, 0, *numbered(1, 1))])
+        await producer.close()
+        server.thaw()
+        again = await log.transactional_producer("shard")
+        async with again.transaction() as transaction:
+            transaction.append([chunk(topics.OUTBOX, 0, *numbered(2, 1))])
+        await again.close()
+        assert values(await replayed(log, topics.OUTBOX, 0)) == [b"0", b"2"]
+    finally:
+        server.thaw()
+        await asyncio.to_thread(server.kill)
 
 
 async def test_a_broker_that_is_killed_and_started_again_loses_nothing(

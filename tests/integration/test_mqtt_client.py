@@ -371,6 +371,30 @@ async def test_a_lost_session_is_subscribed_again(mosquitto: Mosquitto) -> None:
         assert numbers(await take(receiver, 2)) == [0, 1]
 
 
+async def test_a_restarted_broker_that_forgot_a_shared_subscription_is_told_of_it(
+    start_mosquitto: MosquittoFactory,
+) -> None:
+    """Mosquitto says that it has kept the session, and has not written this part of it down."""
+    mosquitto = start_mosquitto(persistence=True)
+    async with (
+        client(mosquitto.port, "receiver", session_expiry_s=600) as receiver,
+        client(mosquitto.port, "sender") as sender,
+    ):
+        await receiver.subscribe(Subscription(FILTER.filter).shared("group"))
+        await sender.publish(numbered(1))
+        assert numbers(await take_and_ack(receiver, 1)) == [0]
+        mosquitto.restart()
+        await _reconnected(receiver, 2)
+        await _reconnected(sender, 2)
+        number = 1
+        async with asyncio.timeout(WAIT_S):
+            # The subscription is on its way; what came before it went to nobody.
+            while not (taken := await receiver.receive(1, timeout_s=0.1)):
+                await sender.publish(numbered(1, start=number))
+                number += 1
+        assert numbers(taken)[0] >= 1
+
+
 async def test_a_silent_broker_is_noticed(mosquitto: Mosquitto) -> None:
     async with (
         Proxy(mosquitto.port) as proxy,

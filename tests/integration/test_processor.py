@@ -1,9 +1,10 @@
 """Processors over both logs: whatever happens to them, the log holds what one engine would make."""
 
 import asyncio
+import contextlib
 import itertools
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -15,8 +16,10 @@ import pytest
 from bench.traffic import Arrival
 from bss_stream import topics
 from bss_stream._engine import partition_for
+from bss_stream.checkpoint import CheckpointReader
 from bss_stream.frames import OutboxKind, decode_outbox
 from bss_stream.log.protocol import Log
+from bss_stream.processor import ProcessorCounters
 from bss_stream.testing import START_MS
 from tests.integration.held_log import HeldLog
 from tests.integration.processing import (
@@ -37,6 +40,7 @@ from tests.logs import (
     Backend,
     EmbeddedBackend,
     KafkaBackend,
+    chunk,
     join,
     kafka_options,
 )
@@ -153,10 +157,14 @@ async def test_two_processors_split_the_shards_and_one_takes_over(log: Log) -> N
 
 
 @asynccontextmanager
-async def in_a_process(backend: Backend) -> AsyncIterator[asyncio.subprocess.Process]:
+async def in_a_process(
+    backend: Backend, checkpoints: Path | None = None
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """A processor in a process, killed at the end."""
+    where = [] if checkpoints is None else [str(checkpoints)]
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "tests.integration.processor_process", backend.description()),
+        *where,
         stdout=asyncio.subprocess.PIPE,
     )
     try:
@@ -178,18 +186,20 @@ async def records_done(process: asyncio.subprocess.Process, wanted: int) -> None
 
 
 async def test_nothing_is_lost_or_applied_twice_when_processors_are_killed(
-    backend: Backend,
+    backend: Backend, tmp_path: Path
 ) -> None:
-    """kill -9 in mid-work, three times, then a last processor finishes."""
+    """kill -9 in mid-work and while checkpoints are written, three times, then a last processor
+    finishes."""
+    checkpoints = tmp_path / "checkpoints"
     arrivals = traffic(plans=40, requests=260, seed=3)
     async with opened(backend) as log:
         await append(log, arrivals)
     random = Random(4)
     for wanted in (random.randrange(10, 60), random.randrange(60, 120), 1):
-        async with in_a_process(backend) as process:
+        async with in_a_process(backend, checkpoints) as process:
             await records_done(process, wanted)
     async with opened(backend) as log:
-        async with running(log, lambda: 0, drain=True) as last:
+        async with running(log, lambda: 0, drain=True, checkpoint_directory=checkpoints) as last:
             await last.until(lambda: last.processor.counters.restored > 0)
         await check_external(log, len(arrivals))
         await check_log(log)
@@ -362,6 +372,111 @@ async def test_timers_do_not_overtake_the_backlog_of_another_shard(
     assert await attempts(log) == [1]
     assert "late_issue" not in await kinds(log)
     await check_log(log, now_ms=twin.clock.now_ms)
+
+
+async def test_what_came_due_while_no_processor_ran_fires_once_at_the_start(
+    log: Log, twin: Lockstep
+) -> None:
+    """A hold, its retry, periods and grace: in order, and not again at the next start."""
+    async with running(log, twin.clock, done=twin.done) as at_work:
+        await ask_for_a_battery(twin, at_work)
+        for n in range(1, 6):
+            await begin(twin, at_work, f"plan-{n}")
+            await initialize(twin, at_work, f"plan-{n}")
+    assert "quota_released" not in await kinds(log)
+    twin.pass_time(START_MS + 100 * DAY_MS)
+    for _ in range(2):
+        async with running(log, twin.clock, done=twin.done) as at_work:
+            await at_work.until(lambda: at_work.processor.shards == ALL_SHARDS)
+            await at_work.ticked(twin.clock)
+            await twin.caught_up(at_work)
+        contents = await read_log(log)
+        check_contents(contents, twin.replayed(contents).produced)
+    assert (await kinds(log)).count("quota_released") == 2
+    assert twin.done == twin.play.outcomes
+
+
+# Checkpoints
+
+
+@pytest.fixture
+def checkpoints(tmp_path: Path) -> Path:
+    return tmp_path / "checkpoints"
+
+
+def files(directory: Path) -> list[Path]:
+    return sorted(directory.iterdir())
+
+
+async def some_work(log: Log, arrivals: Sequence[Arrival], **settings: Any) -> ProcessorCounters:
+    """Have a new processor take these arrivals; returns what it has counted."""
+    await append(log, arrivals)
+    async with running(log, lambda: 0, drain=True, **settings) as at_work:
+        await at_work.until(lambda: at_work.processor.shards == ALL_SHARDS)
+    return at_work.processor.counters
+
+
+@pytest.mark.kafka
+async def test_a_checkpoint_and_the_rest_of_the_changelog_give_the_state(
+    kafka: str, checkpoints: Path
+) -> None:
+    """Also an old checkpoint, and one that is damaged or of another log is passed over."""
+    backend = KafkaBackend(kafka_options(kafka, f"processor-{next(_prefixes)}"))
+    arrivals = traffic(plans=40, requests=260, seed=8)
+    parts = [arrivals[n::6] for n in range(6)]
+    kept = {"checkpoint_directory": checkpoints}
+    async with opened(backend) as log:
+        first = await some_work(log, parts[0], **kept)
+        assert (first.checkpoints, first.from_checkpoints) == (PARTITIONS, 0)
+        old = {path: path.read_bytes() for path in files(checkpoints)}
+        assert len(old) == PARTITIONS
+
+        second = await some_work(log, parts[1], **kept)
+        assert 0 < second.from_checkpoints == second.restored
+        await some_work(log, parts[2])
+        for path, content in old.items():
+            path.write_bytes(content)
+        third = await some_work(log, parts[3], **kept)
+        assert 0 < third.from_checkpoints < third.restored
+
+        for n, path in enumerate(files(checkpoints)):
+            whole = path.read_bytes()
+            path.write_bytes([whole[:-1], b"", whole[: len(whole) // 2], whole[::-1]][n])
+        fourth = await some_work(log, parts[4], **kept)
+        assert (fourth.from_checkpoints, fourth.checkpoints) == (0, PARTITIONS)
+        await check_external(log, sum(map(len, parts[:5])))
+        await check_log(log)
+
+    other = KafkaBackend(kafka_options(kafka, f"processor-{next(_prefixes)}"))
+    async with opened(other) as log:
+        foreign = await some_work(log, parts[5], **kept)
+        assert foreign.from_checkpoints == 0
+        await check_log(log)
+
+
+@pytest.mark.kafka
+async def test_an_owner_that_was_replaced_claims_nothing_of_the_new_one(
+    kafka: str, checkpoints: Path
+) -> None:
+    """It may find out late, and write a checkpoint before: of what it has itself."""
+    backend = KafkaBackend(kafka_options(kafka, f"processor-{next(_prefixes)}"))
+    arrivals = traffic(plans=40, requests=60, seed=9)
+    async with opened(backend) as log:
+        await some_work(log, arrivals)
+        async with running(log, lambda: 0, checkpoint_directory=checkpoints) as replaced:
+            await replaced.until(lambda: replaced.processor.shards == ALL_SHARDS)
+            records = {shard: [(b"plan-of-the-new-owner", b"?")] for shard in range(PARTITIONS)}
+            for shard in range(PARTITIONS):
+                usurper = await log.transactional_producer(shard_id(shard))
+                async with usurper.transaction() as transaction:
+                    transaction.append([chunk(topics.STATE_PLAN, shard, *records[shard])])
+                await usurper.close()
+        for shard in range(PARTITIONS):
+            extent = await log.extent(topics.STATE_PLAN, shard)
+            path = checkpoints / f"shard-{shard}.checkpoint"
+            with contextlib.closing(CheckpointReader(path)) as reader:
+                plans, *_ = reader.header.changelogs
+            assert plans.end <= extent.end - 1 - len(records[shard])
 
 
 # Changes and ends

@@ -87,6 +87,7 @@ async def running(log: Log, port: int, **settings: Any) -> AsyncIterator[Publish
     finally:
         publisher.stop(drain=True)
         await task
+        assert publisher.counters.balance() == []
 
 
 @asynccontextmanager

@@ -88,6 +88,7 @@ async def running(
     finally:
         queries.stop()
         await task
+        assert queries.counters.balance() == []
 
 
 class App:

@@ -106,6 +106,7 @@ async def running(sink: LedgerSink) -> AsyncIterator[LedgerSink]:
     finally:
         sink.stop()
         await task
+        assert sink.counters.balance() == []
 
 
 async def drained(log: Log, url: str, settings: SinkSettings = QUICK) -> LedgerSink:

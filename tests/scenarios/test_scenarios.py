@@ -2,13 +2,13 @@
 
 import pytest
 
-from tests.scenarios import story
-from tests.scenarios.stage import Stage
+from bss_stream.stories import Stage
+from tests.scenarios import STORIES
 
 
-@pytest.mark.parametrize("name", story.names())
+@pytest.mark.parametrize("name", STORIES.names)
 def test_the_story_goes_as_it_is_told(name: str) -> None:
-    told = story.load(name)
+    told = STORIES.load(name)
     stage = Stage(told).perform()
     assert not stage.faults, "\n".join([f"{told.title!r}", *stage.faults])
     report = stage.play.audit()
@@ -20,4 +20,4 @@ def test_the_story_goes_as_it_is_told(name: str) -> None:
 
 
 def test_there_are_stories() -> None:
-    assert len(story.names()) > 30
+    assert len(STORIES.names) > 30

@@ -74,6 +74,11 @@ class Mosquitto:
         self.stop()
         self.start()
 
+    @property
+    def log(self) -> str:
+        """What it has logged, over all its starts."""
+        return (self._folder / "mosquitto.log").read_text(errors="replace")
+
     def _end(self, how: signal.Signals) -> None:
         if self._process is not None:
             self._process.send_signal(how)

@@ -77,6 +77,7 @@ class Scenario:
     disorder: float
     lost_share: float
     calamity_every_s: float
+    checkpoint_every_s: float
 
     @classmethod
     def of(cls, chance: Chance) -> "Scenario":
@@ -94,6 +95,7 @@ class Scenario:
             disorder=random.choice((0.0, 0.1, 0.5)),
             lost_share=random.choice((0.0, 0.005, 0.02)),
             calamity_every_s=random.choice((0.5, 1.5, 5.0)),
+            checkpoint_every_s=random.choice((0.3, 2.0, 1_000.0)),
         )
 
 
@@ -192,6 +194,7 @@ class World:
         self.ledgers = SqliteLedgerStore(folder / "ledgers.db")
         self.ends: list[str] = []
         """Why roles have ended by themselves."""
+        self.folder = folder
         self.database = folder / "ledgers.db"
         self._roles = roles or Roles()
         self._slots: list[Slot] = []
@@ -338,6 +341,9 @@ class Roles:
             transactional_id="shard-{}".format,
             batch_records_max=50,
             tick_interval_s=0.5,
+            # On the machine's disk: the next process there finds it.
+            checkpoint_directory=world.folder / f"processor-{number}",
+            checkpoint_interval_s=world.scenario.checkpoint_every_s,
         )
         return Processor(self.log(world), SETUP, settings, clock_ms=wall_ms)
 

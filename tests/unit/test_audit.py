@@ -54,6 +54,8 @@ EFFECTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "topup_applied": ({"units": 3, "amount_minor": 75}, {"quota": 33, "credit_minor": 425}),
     "deposit": ({"amount_minor": 75}, {}),
     "renewal": ({"amount_minor": 75}, {}),
+    "renewal_payment": ({"amount_minor": 75}, {}),
+    "renewal_from_credit": ({"amount_minor": 75}, {}),
     "service_payment": ({"amount_minor": 75}, {"credit_minor": 575}),
     "overage_charge": ({"units": 1, "amount_minor": 75}, {}),
     "final_payment": ({"amount_minor": 75}, {}),
@@ -93,6 +95,24 @@ def test_a_kind_has_its_effect_and_no_other(kind: str, ledgers: Callable[..., Le
     report = ledgers(plan, wrong).audit(plan.state(), wrong.state())
     used = {**START, **after}["used"]
     assert report.differences == [Difference("plan-2", "plan-2-5-0", "after.used", used, 99)]
+
+
+def test_a_plan_has_a_credit_of_its_own(ledgers: Callable[..., Ledgers]) -> None:
+    plan = PlanLedger("plan-1")
+    paid, returned = (topics.LEDGER_PAYMENT, "renewal_payment"), (topics.LEDGER_PAYMENT, "refund")
+    plan.add(*paid, amount_minor=700, payment_id="ahead")
+    plan.add(*paid, amount_minor=500, payment_id="ahead-2")
+    plan.add(topics.LEDGER_PAYMENT, "renewal_from_credit", amount_minor=450)
+    plan.add(*returned, amount_minor=50, payment_id="ahead-2")
+    # What goes back of an invoice is not out of the credit.
+    plan.add(*returned, amount_minor=80, payment_id="odoo:1:invoice:1")
+    plan.add(topics.LEDGER_PAYMENT, "reversal", amount_minor=-900, payment_id="ahead")
+    written = ledgers(plan)
+    report = written.audit({**plan.state(), "credit_minor": -200})
+    assert report.differences == []
+    assert report.money["KES"].credit == -200
+    report = written.audit(plan.state())
+    assert report.differences == [Difference("plan-1", None, "plan.credit_minor", -200, 0)]
 
 
 def test_units_and_money_of_a_kind_are_not_negative(ledgers: Callable[..., Ledgers]) -> None:

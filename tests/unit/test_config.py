@@ -256,9 +256,17 @@ def test_the_settings_are_all_fields() -> None:
             'bss.toml: $.sink.backend: "sqlite": expected "postgres", as $.queries.dsn_file is set',
         ),
         (
-            "[bridge]\nbatch_records_max = 30000",
-            "bss.toml: $.bridge.batch_records_max: 30000: expected at most buffer_records_max, "
-            "20000",
+            "[bridge]\nbatch_records_max = 10001",
+            "bss.toml: $.bridge.batch_records_max: 10001: expected records, 1 to 10000",
+        ),
+        (
+            "[mqtt]\nreceive_max = 30000",
+            "bss.toml: $.mqtt.receive_max: 30000: expected at most bridge.buffer_records_max, "
+            "20000, which holds what the broker sends ahead",
+        ),
+        (
+            "[bridge]\nbatch_records_max = 9000\nbuffer_records_max = 8000",
+            "bss.toml: $.bridge.batch_records_max: 9000: expected at most buffer_records_max, 8000",
         ),
         (
             "[bridge]\nbuffer_bytes_max = 65536",

@@ -13,10 +13,10 @@ from bss_stream import topics
 from bss_stream.ledger_kinds import RULES, Money, Rule
 from bss_stream.sink.entry import LEDGER_NAMES, decode_row
 from bss_stream.sink.sqlite import SqliteLedgerStore
+from bss_stream.stories import Stage
 from bss_stream.testing import Playground
 from tests.ledger_chain import batch_of
-from tests.scenarios import story
-from tests.scenarios.stage import Stage
+from tests.scenarios import STORIES
 
 PAGE = Path(__file__).parents[2] / "docs" / "ledgers.md"
 MINUS = "\N{MINUS SIGN}"
@@ -61,7 +61,7 @@ def test_the_page_and_the_audit_agree_on_money(kind: str) -> None:
 
 def a_day() -> Playground:
     """A playground after the longest of the stories."""
-    return Stage(story.load("lifecycle/renewed_after_grace")).perform().play
+    return Stage(STORIES.load("lifecycle/renewed_after_grace")).perform().play
 
 
 def ledger_file(path: Path, play: Playground) -> Path:
@@ -108,8 +108,8 @@ def test_the_example_sees_what_was_tampered_with(tmp_path: Path, sql: str, compl
 
 def test_the_stories_write_every_kind_and_no_other() -> None:
     written: set[str] = set()
-    for name in story.names():
-        play = Stage(story.load(name)).perform().play
+    for name in STORIES.names:
+        play = Stage(STORIES.load(name)).perform().play
         written |= {entry["kind"] for entry in play.entries()}
     assert written == RULES.keys()
 

@@ -326,6 +326,12 @@ CASES = {
         "$.services[3].overage_rate",
         "expected more than 0",
     ),
+    "renewal of a part": Case(
+        PLAN,
+        put("services", 2, "auto_renewal", value=False),
+        "$.services[2].auto_renewal",
+        "a plan renews as a whole",
+    ),
     # Bundles and services.
     "service missing in the template": Case(
         PLAN, drop("services", 3), "$.services", "expected an entry for the bundle's"

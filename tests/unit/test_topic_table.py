@@ -1,6 +1,7 @@
 """The topic table: the packaged one as the contract has it, and faults that name their place."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ from hypothesis import strategies as st
 
 from bss_stream import topics
 from bss_stream.errors import ConfigError
+from bss_stream.frames import OutboxKind
 from bss_stream.topic_table import CLEAN_ID, Row, TopicTable, load
+from tests.scenarios import story
+from tests.scenarios.stage import Stage
 
 PACKAGED = load()
 
@@ -30,7 +34,8 @@ def table(tmp_path: Path, *rows: object, **fields: Any) -> TopicTable:
 def matched(table: TopicTable, topic: str, payload: bytes = b"") -> tuple[str, str, str | None]:
     routed = table.route(topic, payload)
     assert routed is not None
-    return routed
+    assert routed.filter in table.filters
+    return routed[:3]
 
 
 @pytest.mark.parametrize(
@@ -149,3 +154,17 @@ def test_clean_ids() -> None:
         assert CLEAN_ID.fullmatch(good)
     for bad in ("", "x" * 65, "a b", "a\n", "é", "a/b", "a\0"):
         assert not CLEAN_ID.fullmatch(bad)
+
+
+def test_what_is_sent_is_written_down() -> None:
+    """Every topic that a story's platform sends on has one row, and every row is sent on."""
+    patterns = {
+        one.topic: re.compile(re.sub(r"\{\w+\}", "[^/]+", one.topic)) for one in PACKAGED.sent
+    }
+    used: set[str] = set()
+    for name in story.names():
+        for message in Stage(story.load(name)).perform().play.outbox:
+            if message.kind is not OutboxKind.ECHO:
+                [row] = [t for t, pattern in patterns.items() if pattern.fullmatch(message.topic)]
+                used.add(row)
+    assert used == patterns.keys()

@@ -124,5 +124,6 @@ async def _conclude(platform: Platform, last: Snapshot | None, console: Console)
     finally:
         await asyncio.to_thread(store.close)
     console.print(report)
+    console.print(view.balance(platform))
     console.print(view.summary(last))
-    return report.ok
+    return report.ok and not platform.balance()

@@ -8,15 +8,18 @@ from typing import Annotated, Final, Literal
 import typer
 from rich.console import Console
 
-from bss_stream import __version__, diagram
+from bss_stream import __version__, diagram, topic_table
 from bss_stream._engine import check_model
+from bss_stream.cli import coverage as coverage_command
+from bss_stream.cli import dead_letters, running
 from bss_stream.cli import demo as demo_command
-from bss_stream.cli import running
+from bss_stream.cli.options import ConfigPath
 from bss_stream.config import Config
 from bss_stream.errors import BssStreamError, ConfigError
 from bss_stream.roles import LOG_ROLES, MQTT_ROLES, ROLES, Role
 from bss_stream.setup import compile_setup, packaged_models
 from bss_stream.simulate import SimulationConfig
+from bss_stream.stories import Library
 
 DONE: Final = 0
 FAULTS: Final = 1
@@ -33,16 +36,18 @@ model_app = typer.Typer(help="The state machines, which are data.", no_args_is_h
 config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
+app.add_typer(dead_letters.app, name="dead-letters")
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
 
-ConfigPath = Annotated[
-    Path | None,
-    typer.Option("--config", "-c", help="A TOML file; BSS_... variables lie over it."),
-]
 Instance = Annotated[
-    str, typer.Option(help="Tells processes of one role apart; keep it the same over restarts.")
+    str | None,
+    typer.Option(
+        help="Tells processes of one role apart: each its own, and the same over restarts. With it "
+        "a process that is back within log.kafka.session_timeout_ms goes on with the partitions "
+        "that it had, and no other is disturbed."
+    ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Log more.")]
 
@@ -99,42 +104,44 @@ def demo(
 
 
 @app.command()
-def run(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+def run(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
     """All roles in one process."""
     _run_roles(config, ROLES, instance, verbose)
 
 
 @app.command()
-def bridge(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+def bridge(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
     """MQTT to log."""
     _run_roles(config, ("bridge",), instance, verbose)
 
 
 @app.command()
-def process(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+def process(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
     """Signals through the engine to ledgers, outbox and state."""
     _run_roles(config, ("processor",), instance, verbose)
 
 
 @app.command()
-def publish(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+def publish(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
     """Outbox to MQTT."""
     _run_roles(config, ("publisher",), instance, verbose)
 
 
 @app.command()
-def sink(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+def sink(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
     """Ledgers to SQL."""
     _run_roles(config, ("sink",), instance, verbose)
 
 
 @app.command()
-def query(config: ConfigPath = None, instance: Instance = "0", verbose: Verbose = False) -> None:
+def query(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
     """Riders' queries out of the ledger database: swap history, balance, stations nearby."""
     _run_roles(config, ("queries",), instance, verbose)
 
 
-def _run_roles(path: Path | None, roles: tuple[Role, ...], instance: str, verbose: bool) -> None:
+def _run_roles(
+    path: Path | None, roles: tuple[Role, ...], instance: str | None, verbose: bool
+) -> None:
     _set_up_logging(verbose)
     config = Config.load(path)
     if roles != ROLES:
@@ -229,6 +236,28 @@ def model_diagram(
     except ValueError as error:
         raise ConfigError(str(error).splitlines()) from None
     out.print(diagram.draw(text, style), markup=False, highlight=False, end="")
+
+
+@model_app.command("coverage")
+def model_coverage(
+    directories: Annotated[
+        list[Path], typer.Argument(help="Stories.", exists=True, file_okay=False)
+    ],
+    config: ConfigPath = None,
+    floor: Annotated[
+        float, typer.Option(help="Per cent of the transitions of every model.", min=0, max=100)
+    ] = 100.0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Play stories; say which states, signals, transitions, events and reasons they exercise."""
+    setup = compile_setup(Config.load(config).load_setup())
+    table = topic_table.load()
+    result = coverage_command.play(Library(directories, setup), table, floor)
+    if as_json:
+        out.print(result.as_json(), soft_wrap=True, markup=False, highlight=False)
+    else:
+        out.print(result)
+    raise typer.Exit(DONE if result.ok else FAULTS)
 
 
 @config_app.command("check")

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -16,6 +16,7 @@ from bss_stream.audit_report import AuditReport
 from bss_stream.config import Config
 from bss_stream.errors import BssStreamError
 from bss_stream.log.embedded import EmbeddedLog
+from bss_stream.log.protocol import ReadableLog
 from bss_stream.roles import Platform, Role, open_log
 from bss_stream.setup import compile_setup
 from bss_stream.sink.store import open_ledger_store
@@ -54,7 +55,7 @@ def stop_signals(stop: asyncio.Event) -> Any:
             loop.remove_signal_handler(name)
 
 
-async def run_roles(config: Config, roles: tuple[Role, ...], instance: str) -> None:
+async def run_roles(config: Config, roles: tuple[Role, ...], instance: str | None) -> None:
     """Run roles until a signal, then drain them. SIGHUP reads the markets again."""
     stop = asyncio.Event()
     with stop_signals(stop):
@@ -70,7 +71,13 @@ async def run_roles(config: Config, roles: tuple[Role, ...], instance: str) -> N
                 asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
             where = "" if platform.broker is None else f", MQTT on port {platform.broker.port}"
             logger.warning("running %s%s; Ctrl-C drains and ends", ", ".join(roles), where)
-            await platform.run(stop)
+            try:
+                await platform.run(stop)
+            finally:
+                for role, counters in platform.counters().items():
+                    logger.warning("%s: %s", role, counters)
+                for line in platform.balance():
+                    logger.error("counters do not add up: %s", line)
 
 
 async def _reload(platform: Platform) -> None:
@@ -83,6 +90,21 @@ async def _reload(platform: Platform) -> None:
         logger.warning("the set-up was read again")
 
 
+@contextlib.asynccontextmanager
+async def readable_log(config: Config) -> AsyncIterator[ReadableLog]:
+    """The log that a configuration names, to be read, also while the platform runs."""
+    log: ReadableLog
+    if config.log.backend == "embedded":
+        log = EmbeddedLog.read_only(config.log_directory)
+        await log.open()
+    else:
+        log = await open_log(config)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
 async def audit(config: Config, *, drained: bool, states: bool) -> AuditReport:
     """Audit the ledgers that a configuration names, also while the platform runs."""
     store = open_ledger_store(config.ledger_url().reveal())
@@ -90,21 +112,18 @@ async def audit(config: Config, *, drained: bool, states: bool) -> AuditReport:
     try:
         if not states:
             return await asyncio.to_thread(auditing.audit, store, None, drained=drained)
-        if config.log.backend == "embedded":
-            log: Any = EmbeddedLog.read_only(config.log_directory)
-            await log.open()
-        else:
-            log = await open_log(config)
-        try:
+        async with readable_log(config) as log:
             return await audit_with(config, store, log, drained=drained)
-        finally:
-            await log.close()
     finally:
         await asyncio.to_thread(store.close)
 
 
-async def audit_with(config: Config, store: Any, log: Any, *, drained: bool) -> AuditReport:
+async def audit_with(config: Config, store: Any, log: ReadableLog, *, drained: bool) -> AuditReport:
     """Audit a store against the states in an open log."""
     engine = _engine.Engine(compile_setup(config.load_setup()), partitions=log.partitions)
     with await audit_states.collect_states(log, engine.describe_state) as found:
-        return await asyncio.to_thread(auditing.audit, store, found, drained=drained)
+        report = await asyncio.to_thread(auditing.audit, store, found, drained=drained)
+    report.log = await auditing.balance_log(log, drained=drained)
+    if drained:
+        report.log.check_copied(report.entries)
+    return report

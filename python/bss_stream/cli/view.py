@@ -88,6 +88,8 @@ def _roles(platform: Platform) -> Table:
     if platform.processor is not None:
         processor = platform.processor.counters
         rows.append(("processor: records", f"{processor.records:,}"))
+        for ending, count in processor.endings.items():
+            rows.append((f"processor: {ending}", f"{count:,}"))
         rows.append(("processor: transactions", f"{processor.transactions:,}"))
     if platform.publisher is not None:
         rows.append(("publisher: messages", f"{platform.publisher.counters.published:,}"))
@@ -97,6 +99,14 @@ def _roles(platform: Platform) -> Table:
         answered = platform.queries.counters.answers.total()
         rows.append(("queries: answers", f"{answered:,}"))
     return _fill(_grid("roles", "what", "count"), rows)
+
+
+def balance(platform: Platform) -> Text:
+    """Whether the roles' counters add up."""
+    lines = platform.balance()
+    if not lines:
+        return Text("counters add up in every role", style="green")
+    return Text("\n".join(("counters do not add up:", *lines)), style="red")
 
 
 def summary(snapshot: Snapshot | None) -> Text:

@@ -1,7 +1,7 @@
 """The embedded log: the log protocol on one SQLite file, for one process and no server."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -160,6 +160,11 @@ class EmbeddedProducer:
         self._epoch = epoch
         self._busy = False
         self._closed = False
+
+    @property
+    def ends(self) -> Mapping[TopicPartition, int]:
+        """Not told: a log that is a local file is not copied into checkpoints."""
+        return {}
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[EmbeddedTransaction]:

@@ -6,56 +6,70 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-from bss_stream.errors import LogError, OffsetOutOfRangeError
+from bss_stream.errors import RECORDS_GONE, LogError, OffsetOutOfRangeError
 from bss_stream.log.embedded_store import Store
 from bss_stream.log.groups import Group
 from bss_stream.log.protocol import Fetched, Offsets, RebalanceListener, TopicPartition
 from bss_stream.log.sqlite_file import READ_BYTES_MAX, Position, Row, join
 from bss_stream.log.sqlite_writer import Write
 
-BUFFER_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Rows held in memory for one partition; a consumer that falls behind reads them from the file."""
+BUFFER_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Rows held in memory for one consumer, whatever its number of partitions; one that falls behind
+reads them from the file."""
+
+ROW_BYTES: Final = 200
+"""What a row takes in memory beside its data."""
+
+
+class Buffered:
+    """How much a consumer holds in memory, over all its partitions."""
+
+    __slots__ = ("size",)
+
+    def __init__(self) -> None:
+        self.size = 0
 
 
 class Owned:
     """A partition being read: its position, and the rows in memory that start there."""
 
-    __slots__ = ("_wake", "buffered", "part", "position", "rows", "stream")
+    __slots__ = ("_buffered", "_wake", "part", "position", "rows", "stream")
 
-    def __init__(self, part: TopicPartition, stream: int, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, part: TopicPartition, stream: int, buffered: Buffered, wake: Callable[[], None]
+    ) -> None:
         self.part = part
         self.stream = stream
         self.position = -1
         """Below 0 until the partition is sought or its committed offset is known."""
         self.rows: deque[Row] = deque()
-        self.buffered = 0
+        self._buffered = buffered
         self._wake = wake
 
     def push(self, row: Row) -> None:
         """Keep a new row if it continues what is here; what is left out the file has."""
         end = self.rows[-1].last_offset + 1 if self.rows else self.position
-        if row.base_offset == end and self.buffered < BUFFER_BYTES_MAX:
+        if row.base_offset == end and self._buffered.size < BUFFER_BYTES_MAX:
             self.rows.append(row)
-            self.buffered += len(row.data)
+            self._buffered.size += len(row.data) + ROW_BYTES
         self._wake()
 
-    def take(self, records_max: int) -> list[Row]:
-        """Whole rows, about `records_max` records."""
+    def take(self, records_max: int, bytes_max: int) -> list[Row]:
+        """Whole rows: one at least, about `records_max` records and `bytes_max` bytes."""
         taken: list[Row] = []
-        size = 0
-        while self.rows and records_max > 0 and size < READ_BYTES_MAX:
+        while self.rows and records_max > 0 and bytes_max > 0:
             row = self.rows.popleft()
             taken.append(row)
             records_max -= row.last_offset - row.base_offset + 1
-            size += len(row.data)
-        self.buffered -= size
+            bytes_max -= len(row.data)
+            self._buffered.size -= len(row.data) + ROW_BYTES
         return taken
 
     def move(self, position: int) -> None:
         """Read on from elsewhere."""
         self.position = position
+        self._buffered.size -= sum(len(row.data) + ROW_BYTES for row in self.rows)
         self.rows.clear()
-        self.buffered = 0
 
 
 class EmbeddedConsumer:
@@ -75,6 +89,7 @@ class EmbeddedConsumer:
         self._group_name = group_name
         self._listener = listener
         self._owned: dict[TopicPartition, Owned] = {}
+        self._buffered = Buffered()
         self._reading = False
         self._generation = 0
         """Rises whenever positions change other than by reading on: what was read is then void."""
@@ -96,7 +111,10 @@ class EmbeddedConsumer:
         return frozenset(self._owned)
 
     async def poll(self, records_max: int, timeout_s: float) -> list[Fetched]:
-        """See log.protocol.Consumer. Whole chunks: the last may pass `records_max`."""
+        """See log.protocol.Consumer.
+
+        Whole chunks: the last may pass `records_max`, and READ_BYTES_MAX over all partitions.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
         while True:
@@ -129,10 +147,12 @@ class EmbeddedConsumer:
                 [owned for owned in behind if not owned.rows], records_max
             )
         fetched = []
+        bytes_max = READ_BYTES_MAX
         for owned in behind:
-            if owned.rows and records_max > 0:
-                rows = owned.take(records_max)
+            if owned.rows and records_max > 0 and bytes_max > 0:
+                rows = owned.take(records_max, bytes_max)
                 records_max -= rows[-1].last_offset - rows[0].base_offset + 1
+                bytes_max -= sum(len(row.data) for row in rows)
                 fetched.append(self._read_on(owned, rows))
         return fetched
 
@@ -179,7 +199,7 @@ class EmbeddedConsumer:
         return OffsetOutOfRangeError(
             f"group {self._group_name} is to read {part.topic}/{part.partition} at offset "
             f"{owned.position} and the log has {state.starts[owned.stream]} to "
-            f"{state.ends[owned.stream]}: records that this group has not read are gone"
+            f"{state.ends[owned.stream]}: {RECORDS_GONE}"
         )
 
     async def commit(self, offsets: Offsets) -> None:
@@ -224,6 +244,7 @@ class EmbeddedConsumer:
                 await self._tell(self._listener.on_revoked)
             for owned in self._owned.values():
                 self._store.followers[owned.stream].remove(owned)
+                owned.move(-1)
             self._owned = {}
 
     async def assign(self, parts: Sequence[TopicPartition]) -> None:
@@ -232,7 +253,9 @@ class EmbeddedConsumer:
             if self._leaving or not parts:
                 return
             for part in sorted(parts):
-                self._owned[part] = Owned(part, self._store.stream(*part), self._wake.set)
+                self._owned[part] = Owned(
+                    part, self._store.stream(*part), self._buffered, self._wake.set
+                )
             if self._listener is not None:
                 await self._tell(self._listener.on_assigned)
             # Only now: the listener has taken over the shards' producers, so that nothing a

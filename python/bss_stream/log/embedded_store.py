@@ -19,6 +19,7 @@ from bss_stream.errors import LogError
 from bss_stream.log.giveway import GiveWay
 from bss_stream.log.protocol import Chunk, Extent, Fetched, Offsets, TopicPartition
 from bss_stream.log.sqlite_file import (
+    READ_BYTES_MAX,
     Durability,
     Lock,
     Position,
@@ -251,14 +252,17 @@ class Store:
     async def read(
         self, connection: sqlite3.Connection, positions: Sequence[Position], records_max: int
     ) -> list[list[Row]]:
-        """Rows at each position until `records_max` records are together."""
+        """Rows at each position until `records_max` records, or READ_BYTES_MAX, are together."""
 
         def read() -> list[list[Row]]:
             found = []
-            left = records_max
+            left, bytes_left = records_max, READ_BYTES_MAX
             for position in positions:
-                rows = read_rows(connection, position, left) if left > 0 else []
+                rows = []
+                if left > 0 and bytes_left > 0:
+                    rows = read_rows(connection, position, left, bytes_left)
                 left -= sum(row.last_offset - row.base_offset + 1 for row in rows)
+                bytes_left -= sum(len(row.data) for row in rows)
                 found.append(rows)
             return found
 

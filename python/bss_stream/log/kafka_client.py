@@ -14,7 +14,7 @@ from aiokafka import errors  # type: ignore[import-untyped]
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
 
 from bss_stream import topics
-from bss_stream.errors import FencedError, LogError, OffsetOutOfRangeError
+from bss_stream.errors import RECORDS_GONE, FencedError, LogError, OffsetOutOfRangeError
 
 REQUEST_TIMEOUT_MS: Final = 15_000
 CREATE_TIMEOUT_S: Final = 60.0
@@ -50,6 +50,14 @@ class KafkaOptions:
 
     session_timeout_ms: int = 10_000
     """A group gives a dead member's partitions to the others after this."""
+
+    commit_timeout_ms: int = 10_000
+    """A transaction that is not committed by then is given up, and its outcome left to the next
+    owner of its id."""
+
+    instance: str | None = None
+    """Tells this process from the others of its groups, over restarts: given, they keep its
+    partitions for it until session_timeout_ms is over."""
 
     topic_prefix: str = ""
     """Put before every topic, group and transactional id: several logs on one cluster."""
@@ -100,7 +108,7 @@ def as_log_error(doing: str, error: BaseException) -> LogError:
     if isinstance(error, _FENCED):
         return FencedError(f"{what}; another owner has taken over, drop the shard")
     if isinstance(error, errors.OffsetOutOfRangeError):
-        return OffsetOutOfRangeError(f"{what}: records that this group has not read are gone")
+        return OffsetOutOfRangeError(f"{what}: {RECORDS_GONE}")
     if isinstance(error, TimeoutError):
         return LogError(f"cannot {doing}: no answer from Kafka in time")
     return LogError(what)

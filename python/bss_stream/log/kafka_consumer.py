@@ -36,6 +36,10 @@ from bss_stream.log.protocol import Fetched, Offsets, RebalanceListener, TopicPa
 HEARTBEAT_MS_MAX: Final = 1_000
 """A heartbeat's answer is also how a member learns that the others wait for it."""
 
+IDLE_MS_MAX: Final = 24 * 3600 * 1000
+"""A member that restores its shards polls nothing meanwhile, and must not leave for that. One whose
+loop hangs sends no heartbeats."""
+
 REBALANCE_TIMEOUT_MS: Final = 60_000
 """How long the others wait for a listener's `on_revoked` before they go on without it."""
 
@@ -114,10 +118,12 @@ class KafkaConsumer:
                 self._options,
                 f"group-{self._group}",
                 group_id=self._options.name(self._group),
+                group_instance_id=self._instance,
                 partition_assignment_strategy=(RangePartitionAssignor,),
                 session_timeout_ms=self._options.session_timeout_ms,
                 heartbeat_interval_ms=min(HEARTBEAT_MS_MAX, self._options.session_timeout_ms // 4),
                 rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
+                max_poll_interval_ms=IDLE_MS_MAX,
             )
             try:
                 await self._consumer.start()
@@ -126,6 +132,11 @@ class KafkaConsumer:
             except BaseException:
                 await _stop(self._consumer)
                 raise
+
+    @property
+    def _instance(self) -> str | None:
+        instance = self._options.instance
+        return None if instance is None else f"{self._options.name(self._group)}-{instance}"
 
     def assignment(self) -> frozenset[TopicPartition]:
         """The partitions that this member owns now."""

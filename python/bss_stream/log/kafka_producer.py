@@ -29,8 +29,7 @@ from bss_stream.log.protocol import Chunk, Offsets, TopicPartition
 
 OPEN_TIMEOUT_S: Final = 60.0
 APPEND_TIMEOUT_S: Final = 30.0
-COMMIT_TIMEOUT_S: Final = 30.0
-ABORT_TIMEOUT_S: Final = 10.0
+ABORT_TIMEOUT_S: Final = 2.0
 
 ROUND_BYTES_MAX: Final = 8 * 1024 * 1024
 """How much of what waits at an appender goes out together."""
@@ -250,6 +249,12 @@ class KafkaTransactionalProducer:
         self._producer: _Producer | None = None
         self._busy = False
         self._failure: LogError | None = None
+        self._ends: dict[TopicPartition, int] = {}
+
+    @property
+    def ends(self) -> Mapping[TopicPartition, int]:
+        """The offset behind the last record committed to a partition, as far as it was told."""
+        return self._ends
 
     async def open(self) -> None:
         """Take the id: fences its older owner and ends that one's transaction."""
@@ -302,13 +307,16 @@ class KafkaTransactionalProducer:
         }
         try:
             with translated(f"commit a transaction of {self._id}"):
-                async with asyncio.timeout(COMMIT_TIMEOUT_S):
-                    await producer.writes.commit(producer.named(transaction.data), groups)
+                async with asyncio.timeout(self._options.commit_timeout_ms / 1000):
+                    named = producer.named(transaction.data)
+                    await producer.writes.commit(named, groups)
         except LogError as error:
             self._failure = error
             # So that readers need not wait until the id is taken again, which settles it as well.
             await within(ABORT_TIMEOUT_S, quietly(producer.writes.abort()))
             raise
+        for part, named_part in zip(transaction.data, named, strict=True):
+            self._ends[part] = producer.writes.ends.get(named_part, 0)
 
     async def close(self) -> None:
         """Disconnect; the id can be taken again at any time."""

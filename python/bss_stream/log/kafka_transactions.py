@@ -38,6 +38,9 @@ TRANSACTION_TIMEOUT_MS: Final = 60_000
 Chunks = Mapping[Any, bytes]
 """Packed records by aiokafka's partition."""
 
+Batch = tuple[int, bytes]
+"""How many records, and their batch."""
+
 GroupOffsets = Mapping[str, Mapping[Any, int]]
 """The next offsets to read, by group and aiokafka's partition."""
 
@@ -51,6 +54,8 @@ class IdempotentProducer:
         self._id = transactional_id
         self._producer = (-1, -1)
         self._sequences: dict[Any, int] = {}
+        self.ends: dict[Any, int] = {}
+        """The offset behind the last batch of each partition, as far as it was told."""
 
     async def open(self) -> None:
         """Get a producer id; with a transactional id, fence its older owner and end what that one
@@ -78,7 +83,7 @@ class IdempotentProducer:
             await self._requests.until_done(partial(self._send_first, waiting, refused))
         return refused
 
-    def _batches(self, part: Any, data: bytes) -> deque[bytes]:
+    def _batches(self, part: Any, data: bytes) -> deque[Batch]:
         first = self._sequences.get(part, 0)
         batches = write_batches(
             data,
@@ -89,17 +94,17 @@ class IdempotentProducer:
             bytes_max=BATCH_BYTES_MAX,
         )
         self._sequences[part] = sequence_after(first, sum(records for records, _ in batches))
-        return deque(batch for _, batch in batches)
+        return deque(batches)
 
     async def _send_first(
-        self, waiting: dict[Any, deque[bytes]], refused: dict[Any, BaseException]
+        self, waiting: dict[Any, deque[Batch]], refused: dict[Any, BaseException]
     ) -> Failure:
         """Send each partition's first batch, of as many as fit into one request a broker."""
         by_leader: dict[int, list[Any]] = {}
         sizes: dict[int, int] = {}
         for part, batches in waiting.items():
             leader = self._requests.leader(part)
-            sizes[leader] = sizes.get(leader, 0) + len(batches[0])
+            sizes[leader] = sizes.get(leader, 0) + len(batches[0][1])
             if leader not in by_leader or sizes[leader] <= REQUEST_BYTES_MAX:
                 by_leader.setdefault(leader, []).append(part)
         sending = [
@@ -119,20 +124,24 @@ class IdempotentProducer:
                     del waiting[part]
         return passing
 
-    async def _send_to(self, leader: int, batches: Mapping[Any, bytes]) -> dict[Any, Failure]:
+    async def _send_to(self, leader: int, batches: Mapping[Any, Batch]) -> dict[Any, Failure]:
         topics: dict[str, list[tuple[int, bytes]]] = {}
-        for part, batch in batches.items():
+        for part, (_, batch) in batches.items():
             topics.setdefault(part.topic, []).append((part.partition, batch))
         request = ProduceRequest(self._id, ACKS_ALL, REQUEST_TIMEOUT_MS, list(topics.items()))
         try:
             answer = await self._requests.ask_leader(leader, request)
         except errors.KafkaError as failure:
             return dict.fromkeys(batches, failure)
-        return {
-            KafkaPartition(topic, partition): _refusal(code)
-            for topic, partitions in answer.topics
-            for partition, code, *_ in partitions
-        }
+        outcomes = {}
+        for topic, partitions in answer.topics:
+            for partition, code, base_offset, *_ in partitions:
+                part = KafkaPartition(topic, partition)
+                outcomes[part] = _refusal(code)
+                # Below 0 where the broker remembers a batch only by its sequence numbers.
+                if outcomes[part] is None and base_offset >= 0:
+                    self.ends[part] = base_offset + batches[part][0]
+        return outcomes
 
     async def commit(self, chunks: Chunks, groups: GroupOffsets) -> None:
         """Write records and offsets in one transaction; nothing of it is there if this raises an

@@ -122,6 +122,11 @@ class Transaction(Protocol):
 class TransactionalProducer(Protocol):
     """The one writer of a shard; opening a second with the same id fences the first."""
 
+    @property
+    def ends(self) -> Mapping[TopicPartition, int]:
+        """The offset behind the last record that this producer has committed to a partition, as
+        far as the log has told."""
+
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """Commit on a clean exit, abort on an exception (which is raised on).
 

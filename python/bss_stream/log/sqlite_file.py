@@ -27,7 +27,8 @@ FILE: Final = "log.sqlite3"
 LOCK: Final = "lock"
 BUSY_WAIT_S: Final = 5.0
 READ_BYTES_MAX: Final = 8 * 1024 * 1024
-"""A read stops after the chunk that passes this, however many records were asked for."""
+"""A read, of one partition or of several, stops after the chunk that passes this, however many
+records were asked for."""
 
 _SCHEMA: Final = """
 CREATE TABLE stream (
@@ -217,8 +218,14 @@ def load_bounds(connection: sqlite3.Connection, stream: int) -> tuple[int, int]:
     return (0, 0) if last is None else (first, last + 1)
 
 
-def read_rows(connection: sqlite3.Connection, position: Position, records_max: int) -> list[Row]:
-    """Whole rows from a position on: at least one if there is one, about `records_max` records."""
+def read_rows(
+    connection: sqlite3.Connection,
+    position: Position,
+    records_max: int,
+    bytes_max: int = READ_BYTES_MAX,
+) -> list[Row]:
+    """Whole rows from a position on: at least one if there is one, about `records_max` records
+    and `bytes_max` bytes."""
     cursor = connection.execute(
         "SELECT base_offset, last_offset, offsets, data, records FROM chunk"
         " WHERE stream = ? AND last_offset >= ? AND last_offset < ? ORDER BY last_offset",
@@ -230,7 +237,7 @@ def read_rows(connection: sqlite3.Connection, position: Position, records_max: i
         rows.append(Row(base_offset, last_offset, offsets, data))
         records += count
         size += len(data)
-        if records >= records_max or size >= READ_BYTES_MAX:
+        if records >= records_max or size >= bytes_max:
             break
     cursor.close()
     return rows

@@ -17,7 +17,13 @@ from bss_stream.errors import MqttError
 from bss_stream.mqtt.inbox import Inbox
 from bss_stream.mqtt.messages import Message, MqttSettings, Received, Refusal, Subscription
 from bss_stream.mqtt.outgoing import PACKET_ID_MAX, Outgoing
-from bss_stream.mqtt.wire import Connection, ConnectionFailedError, Opened, open_connection
+from bss_stream.mqtt.wire import (
+    Connection,
+    ConnectionFailedError,
+    Lost,
+    Opened,
+    open_connection,
+)
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +65,8 @@ class MqttClient:
         self._keeper: asyncio.Task[None] | None = None
         self._failure: MqttError | None = None
         self._closed = False
+        self._resumed = False
+        """Whether the connection goes on with a session that the broker has kept."""
         self._subscriptions: dict[str, Subscription] = {}
         self._numbers = itertools.count(1)
         self._request_ids = itertools.cycle(range(PACKET_ID_MAX + 1, 65_536))
@@ -129,7 +137,7 @@ class MqttClient:
         await self.close()
 
     async def subscribe(self, *subscriptions: Subscription) -> None:
-        """Subscribe, now and after every loss of the session. Raises MqttError when refused.
+        """Subscribe, now and on every later connection. Raises MqttError when refused.
 
         Some brokers refuse by hanging up, so a connection that ends during the request is a
         refusal, too, if the next one ends likewise.
@@ -152,7 +160,7 @@ class MqttClient:
         loop = asyncio.get_running_loop()
         while True:
             opened_at = loop.time()
-            lost = await connection.lost
+            lost = await self._until_lost(connection)
             reason = f"{self.settings.endpoint}, client {self.settings.client_id!r}: {lost.reason}"
             if lost.final:
                 raise MqttError(reason)
@@ -161,6 +169,33 @@ class MqttClient:
             self._attempt = 0 if loop.time() - opened_at >= _SETTLED_S else self._attempt + 1
             connection = await self._open(None)
             log.info("%s: connected again", self.settings.endpoint)
+
+    async def _until_lost(self, connection: Connection) -> Lost:
+        """Raises ConnectionFailedError when a kept session's subscriptions are refused."""
+        renewing = asyncio.create_task(self._renew(connection))
+        try:
+            await asyncio.wait((connection.lost, renewing), return_when=asyncio.FIRST_COMPLETED)
+            if not connection.lost.done():
+                await renewing
+            return await connection.lost
+        finally:
+            renewing.cancel()
+            await asyncio.wait((renewing,))
+
+    async def _renew(self, connection: Connection) -> None:
+        """Subscribe again in a session that was kept: Mosquitto keeps one over a restart, but
+        without its shared subscriptions, and would never say so.
+
+        Not waited for before messages are taken: rumqttd answers only once some are acknowledged.
+        """
+        wanted = list(self._subscriptions.values())
+        if not wanted or not self._resumed:
+            return
+        try:
+            replies = await connection.subscribe(next(self._request_ids), wanted)
+        except MqttError:
+            return  # The connection is gone, and the next one subscribes again.
+        _check(wanted, replies)
 
     async def _open(self, give_up_at: float | None) -> Connection:
         """Connect and subscribe, with growing pauses between attempts."""
@@ -184,8 +219,9 @@ class MqttClient:
         connection, opened = await open_connection(
             self.settings, self, next(self._numbers), clean_start=clean_start
         )
+        self._resumed = opened.session_present
         wanted = list(self._subscriptions.values())
-        if wanted and not opened.session_present:
+        if wanted and not self._resumed:
             try:
                 replies = await connection.subscribe(next(self._request_ids), wanted)
             except MqttError as error:

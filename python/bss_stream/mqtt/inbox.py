@@ -2,8 +2,15 @@
 
 from collections import deque
 from collections.abc import Sequence
+from typing import Final
 
 from bss_stream.mqtt.messages import Received
+
+MESSAGE_BYTES: Final = 300
+"""What a message takes in memory beside its contents."""
+
+PROPERTY_BYTES: Final = 160
+"""What a user property takes beside its text."""
 
 
 class Inbox:
@@ -21,7 +28,7 @@ class Inbox:
 
     @property
     def bytes(self) -> int:
-        """Bytes of the payloads and topics that wait."""
+        """Bytes of the messages that wait, with what each takes beside its own."""
         return self._bytes
 
     def __len__(self) -> int:
@@ -69,4 +76,10 @@ class Inbox:
 
 
 def _size(message: Received) -> int:
-    return len(message.payload) + len(message.topic)
+    """What a message takes in memory, about: a client may fill any part of it."""
+    size = MESSAGE_BYTES + len(message.payload) + len(message.topic)
+    if message.correlation:
+        size += len(message.correlation)
+    for name, value in message.user_properties:
+        size += PROPERTY_BYTES + len(name) + len(value)
+    return size

@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from bss_stream.counters import RoleCounters, unbalanced
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings, Received, Refusal
 from bss_stream.queries import wire
@@ -48,16 +49,23 @@ class QueriesSettings:
 
 
 @dataclass(slots=True)
-class QueriesCounters:
+class QueriesCounters(RoleCounters):
     """What a role has done since it was made."""
 
     received: int = 0
+    in_hand: int = 0
+    """Received, and not answered yet."""
     answers: Counter[str] = field(default_factory=Counter)
     """Requests by outcome: `ok`, the reason of a refusal, or why no echo went out."""
     refused: int = 0
     """Echoes that the broker did not take."""
     unavailable: int = 0
     """Attempts that found the database gone."""
+
+    def balance(self) -> list[str]:
+        """Received is answered, in one way or another, or in hand."""
+        parts = {"answers": self.answers.total(), "in_hand": self.in_hand}
+        return unbalanced("received", self.received, parts)
 
 
 def _epoch_ms() -> int:
@@ -138,10 +146,12 @@ class Queries:
     async def _serve(self, batch: Sequence[Received]) -> bool:
         """Answer a batch; False when stopped before that worked."""
         self.counters.received += len(batch)
+        self.counters.in_hand = len(batch)
         found = await self._answers(batch)
         if found is None:
             logger.warning("stopped with requests that the database has not answered")
             return False
+        self.counters.in_hand = 0
         self.counters.answers.update(answer.outcome for answer in found)
         echoes = [answer.echo for answer in found if answer.echo is not None]
         refusals = await unless_stopped(

@@ -102,6 +102,13 @@ class PlanCheck:
             service = self.index.services.by_id.get(terms.service_id)
             if service is not None:
                 self._check_service(path, terms, service, tier)
+        first = self.plan.services[0].auto_renewal if self.plan.services else True
+        for i, terms in enumerate(self.plan.services):
+            if terms.auto_renewal != first:
+                message = (
+                    f"{show(terms.auto_renewal)}: a plan renews as a whole, expected one value"
+                )
+                self._add(f"$.services[{i}].auto_renewal", message)
         for service_id in () if bundle is None else bundle.services:
             if service_id not in configured and service_id in self.index.services.by_id:
                 self._add("$.services", f"expected an entry for the bundle's {show(service_id)}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
 from bss_stream import topics
+from bss_stream.counters import RoleCounters, unbalanced
 from bss_stream.errors import LogError, OffsetOutOfRangeError
 from bss_stream.log.protocol import Consumer, Fetched, Log, Offsets, TopicPartition
 from bss_stream.sink.entry import decode_fetched
@@ -43,9 +44,11 @@ COPIED: Final = (*topics.LEDGERS, topics.STATE_STATION)
 
 
 @dataclass
-class SinkCounters:
+class SinkCounters(RoleCounters):
     """What the sink has done since it started."""
 
+    records: int = 0
+    """Records of the ledgers that are settled, and states of stations that were rejected."""
     entries: int = 0
     duplicates: int = 0
     """Entries that were in the database already, byte for byte."""
@@ -58,6 +61,15 @@ class SinkCounters:
     """Attempts that found the database gone."""
     group_commit_failures: int = 0
     rejoined: int = 0
+
+    def balance(self) -> list[str]:
+        """What was read is an entry written, one that was there, or a reject."""
+        parts = {
+            "entries": self.entries,
+            "duplicates": self.duplicates,
+            "rejects": self.rejects.total(),
+        }
+        return unbalanced("records", self.records, parts)
 
 
 class LedgerSink:
@@ -189,11 +201,13 @@ class LedgerSink:
     async def _write(self, fetched: list[Fetched]) -> None:
         offsets = {TopicPartition(part.topic, part.partition): part.next_offset for part in fetched}
 
-        def write() -> tuple[Written, int]:
+        def write() -> tuple[Written, int, int]:
             batch = decode_fetched(fetched)
-            return self._store.write(batch, offsets), len(batch.stations)
+            records = len(batch.entries) + len(batch.rejects)
+            return self._store.write(batch, offsets), records, len(batch.stations)
 
-        written, stations = await self._persist(write)
+        written, records, stations = await self._persist(write)
+        self.counters.records += records
         self.counters.stations += stations
         self.counters.batches += 1
         self.counters.entries += written.inserted

@@ -181,7 +181,7 @@ fn machines(c: &mut Criterion) {
                 for cycle in Cycle::ALL {
                     let (at, other) = (cycle as usize, cycle.other() as usize);
                     let tags = model.state(other, states[other]).tags;
-                    for &signal in model.compress(at, states[at], external as u8, tags) {
+                    for &signal in model.compress(at, states[at], external as u8, tags).signals {
                         let step = model.step(at, states[at], signal, tags);
                         states[at] = step.expect("a transition").next;
                     }

@@ -4,6 +4,8 @@ use crate::core::chunk::{ChunkError, Records};
 use crate::core::codec::StateError;
 use crate::core::frame;
 use crate::core::output::Lane;
+use crate::core::store::AHEAD;
+use crate::swap::coverage::{Coverage, coverage};
 use crate::swap::describe::describe;
 use crate::swap::outcome::Outcomes;
 use crate::swap::setup::Setup;
@@ -217,6 +219,26 @@ impl Engine {
         Ok(records)
     }
 
+    /// A page of a shard's states as changelog records, from the `first` entity of a kind on: how
+    /// many, packed, and which entity to go on with.
+    ///
+    /// Only between calls of [`Self::process`] whose records are in the log is this what the
+    /// changelog has.
+    ///
+    /// # Errors
+    /// [`EngineError::Topic`], [`EngineError::NotOpen`].
+    pub fn snapshot(
+        &mut self,
+        partition: u32,
+        state_topic: &str,
+        first: usize,
+        bytes_max: usize,
+    ) -> Result<(usize, Vec<u8>, Option<usize>), EngineError> {
+        let kind = EntityKind::of_states(state_topic)
+            .ok_or_else(|| EngineError::Topic(state_topic.to_owned()))?;
+        Ok(self.shard(partition)?.snapshot(kind, first, bytes_max))
+    }
+
     /// The last offset applied of a signals topic's partition.
     ///
     /// # Errors
@@ -241,6 +263,16 @@ impl Engine {
     /// [`EngineError::NotOpen`].
     pub fn entities(&mut self, partition: u32) -> Result<[usize; 3], EngineError> {
         Ok(self.shard(partition)?.entities())
+    }
+
+    /// What a shard has come through since it was opened, or since the last reload.
+    ///
+    /// # Errors
+    /// [`EngineError::NotOpen`].
+    pub fn coverage(&self, partition: u32) -> Result<Coverage<'_>, EngineError> {
+        let shard = self.shards.get(&partition);
+        let shard = shard.ok_or(EngineError::NotOpen(partition))?;
+        Ok(coverage(&self.setup, shard.counts()))
     }
 
     /// Takes another set-up; every open shard is read again under it, or nothing changes.
@@ -391,9 +423,6 @@ fn check(input: &Input<'_>) -> Result<(), EngineError> {
         Err(EngineError::Offsets { offsets, records })
     }
 }
-
-/// How many records are looked ahead for: about as many fetches as a core keeps under way at once.
-const AHEAD: usize = 16;
 
 impl Work<'_, '_> {
     fn run(&mut self, setup: &Setup, now_ms: i64) -> Done {

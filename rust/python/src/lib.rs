@@ -3,7 +3,8 @@
 
 use bss_engine::core::{chunk, frame, partition, record_batch};
 use bss_engine::engine::{self, EngineError, Input};
-use bss_engine::swap::{reason, router, topics, vocabulary};
+use bss_engine::swap::event::Event;
+use bss_engine::swap::{coverage, reason, router, topics, vocabulary};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
@@ -140,6 +141,14 @@ fn reasons() -> Vec<(&'static str, &'static str, Option<&'static str>, bool)> {
         .collect()
 }
 
+/// Every event that entities take: the kind of entity, the event's name.
+#[pyfunction]
+fn events() -> Vec<(&'static str, &'static str)> {
+    Event::all()
+        .map(|event| (event.kind().name(), event.name()))
+        .collect()
+}
+
 /// The topics of the log, by index.
 #[pyfunction]
 fn topic_names() -> Vec<&'static str> {
@@ -149,6 +158,9 @@ fn topic_names() -> Vec<&'static str> {
 /// A row of the topic table: filter, event, entity, and the name of the topic's segment or of the
 /// payload's field that has the key.
 type PyRow = (String, String, String, Option<String>, Option<String>);
+
+/// Place of the row, event, topic of the log, and the key if it is there.
+type PyRouted = (usize, String, &'static str, Option<String>);
 
 /// Topic, partition, records, packed records.
 type PyLane<'py> = (&'static str, u32, usize, Bound<'py, PyBytes>);
@@ -194,10 +206,11 @@ impl Router {
         Ok(Self { inner })
     }
 
-    fn route(&self, topic: &str, payload: &[u8]) -> Option<(String, &'static str, Option<String>)> {
+    fn route(&self, topic: &str, payload: &[u8]) -> Option<PyRouted> {
         self.inner.route(topic, payload).map(|routed| {
             let key = routed.key.map(std::borrow::Cow::into_owned);
-            (routed.event.to_owned(), routed.kind.signals_name(), key)
+            let event = routed.event.to_owned();
+            (routed.row, event, routed.kind.signals_name(), key)
         })
     }
 
@@ -267,6 +280,39 @@ struct Output {
     outcomes: std::collections::HashMap<&'static str, u64>,
 }
 
+/// What a shard has come through, each with how often.
+#[pyclass(frozen, get_all, module = "bss_stream._engine")]
+struct Coverage {
+    /// Model, cycle, state, signal, next state.
+    transitions: Vec<(String, &'static str, String, &'static str, String, u64)>,
+    /// Model, row, external event, cycle.
+    compression: Vec<(String, usize, &'static str, &'static str, u64)>,
+    /// Event, reason.
+    endings: Vec<(Option<&'static str>, &'static str, u64)>,
+}
+
+impl Coverage {
+    fn new(found: &coverage::Coverage<'_>) -> Self {
+        let transitions = found.transitions.iter().map(|one| {
+            let (model, from, to) = (one.model.into(), one.from.into(), one.to.into());
+            (model, one.cycle, from, one.signal, to, one.count)
+        });
+        let compression = found.compression.iter().map(|one| {
+            let model = one.model.into();
+            (model, one.row, one.external, one.cycle, one.count)
+        });
+        let endings = found.endings.iter().map(|one| {
+            let event = one.event.map(Event::name);
+            (event, one.reason.code(), one.count)
+        });
+        Self {
+            transitions: transitions.collect(),
+            compression: compression.collect(),
+            endings: endings.collect(),
+        }
+    }
+}
+
 /// One partition's records as Python hands them over.
 type PyInput = (PyBackedStr, u32, Vec<i64>, PyBackedBytes);
 
@@ -316,6 +362,23 @@ impl Engine {
             .map_err(|e| value_error(&e))
     }
 
+    fn snapshot<'py>(
+        &self,
+        py: Python<'py>,
+        partition: u32,
+        state_topic: PyBackedStr,
+        first: usize,
+        bytes_max: usize,
+    ) -> PyResult<(usize, Bound<'py, PyBytes>, Option<usize>)> {
+        let (records, data, next) = py
+            .detach(|| {
+                self.inner()
+                    .snapshot(partition, &state_topic, first, bytes_max)
+            })
+            .map_err(|e| value_error(&e))?;
+        Ok((records, PyBytes::new(py, &data), next))
+    }
+
     fn applied_offset(&self, partition: u32, topic: &str) -> PyResult<Option<i64>> {
         self.inner()
             .applied(partition, topic)
@@ -331,6 +394,13 @@ impl Engine {
     fn entities(&self, partition: u32) -> PyResult<[usize; 3]> {
         self.inner()
             .entities(partition)
+            .map_err(|e| value_error(&e))
+    }
+
+    fn coverage(&self, partition: u32) -> PyResult<Coverage> {
+        self.inner()
+            .coverage(partition)
+            .map(|found| Coverage::new(&found))
             .map_err(|e| value_error(&e))
     }
 
@@ -420,6 +490,8 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(check_model, m)?)?;
     m.add_function(wrap_pyfunction!(reasons, m)?)?;
     m.add_function(wrap_pyfunction!(topic_names, m)?)?;
+    m.add_function(wrap_pyfunction!(events, m)?)?;
+    m.add_class::<Coverage>()?;
     m.add_class::<Engine>()?;
     m.add_class::<Router>()?;
     m.add_class::<Output>()?;

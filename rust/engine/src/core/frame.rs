@@ -13,7 +13,8 @@ pub struct SignalFrame<'a> {
     pub received_ms: i64,
     /// MQTT 5 correlation data, or empty.
     pub correlation: &'a str,
-    /// The MQTT topic it came from, or `engine`.
+    /// The MQTT topic it came from, with [`REPLAY`] before it when an operator has brought a dead
+    /// letter once more; or `engine`.
     pub source: &'a str,
     /// The body.
     pub payload: &'a [u8],
@@ -32,6 +33,17 @@ pub fn newer_version(value: &[u8]) -> Option<u32> {
     let (version, rest) = value.split_at(digits.count());
     let version = std::str::from_utf8(version).ok()?.parse().ok()?;
     (version > VERSION && rest.starts_with(b"\t")).then_some(version)
+}
+
+/// What stands before the source of a signal that is replayed.
+const REPLAY: &str = "replay:";
+
+impl SignalFrame<'_> {
+    /// Whether an operator has brought it once more, after it was refused.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        self.source.starts_with(REPLAY)
+    }
 }
 
 /// Takes a signal frame apart; `None` if it does not follow the layout of version 1.
@@ -79,21 +91,29 @@ fn control_from(value: &[u8], start: usize) -> Option<usize> {
 
 fn text(out: &mut Vec<u8>, field: &str) {
     out.push(b'\t');
+    part(out, field);
+}
+
+fn part(out: &mut Vec<u8>, part: &str) {
     // Without a way out of the loop, the compiler looks at many bytes at once.
     let is_plain = |plain, byte: u8| plain & (0x20..0x7f).contains(&byte);
-    if field.bytes().fold(true, is_plain) {
-        out.extend_from_slice(field.as_bytes());
+    if part.bytes().fold(true, is_plain) {
+        out.extend_from_slice(part.as_bytes());
         return;
     }
-    for part in field.split(|c: char| c.is_control()) {
-        out.extend_from_slice(part.as_bytes());
+    for plain in part.split(|c: char| c.is_control()) {
+        out.extend_from_slice(plain.as_bytes());
     }
 }
 
-/// Appends the header of a signal frame sent by an entity; the payload follows.
-pub fn signal_header(out: &mut Vec<u8>, event: &str, received_ms: i64) {
-    out.push(b'1');
-    text(out, event);
+/// Begins the header of a signal frame sent by an entity; [`signal_rest`] follows.
+pub fn signal_event(out: &mut Vec<u8>, event: &'static str) {
+    out.extend_from_slice(b"1\t");
+    out.extend_from_slice(event.as_bytes());
+}
+
+/// Ends the header of a signal frame sent by an entity; the payload follows.
+pub fn signal_rest(out: &mut Vec<u8>, received_ms: i64) {
     out.push(b'\t');
     write_int(out, received_ms);
     out.extend_from_slice(b"\t\tengine\n");
@@ -137,20 +157,24 @@ impl OutboxKind {
     }
 }
 
-/// Appends the header of an outbox frame (QoS 1, not retained); the payload follows.
+/// Appends the header of an outbox frame (QoS 1, not retained) for a topic in parts; the payload
+/// follows.
 pub fn outbox_header(
     out: &mut Vec<u8>,
     kind: OutboxKind,
     expiry_s: u64,
     correlation: &str,
-    topic: &str,
+    topic: &[&str],
 ) {
-    out.push(b'1');
-    text(out, kind.name());
+    out.extend_from_slice(b"1\t");
+    out.extend_from_slice(kind.name().as_bytes());
     out.extend_from_slice(b"\t1\t0\t");
     write_digits(out, expiry_s);
     text(out, correlation);
-    text(out, topic);
+    out.push(b'\t');
+    for piece in topic {
+        part(out, piece);
+    }
     out.push(b'\n');
 }
 
@@ -222,7 +246,7 @@ mod tests {
         #[test]
         fn a_header_is_one_line_whatever_the_fields_hold(topic: String, correlation: String) {
             let mut out = Vec::new();
-            outbox_header(&mut out, OutboxKind::Echo, 300, &correlation, &topic);
+            outbox_header(&mut out, OutboxKind::Echo, 300, &correlation, &[&topic, "/", &topic]);
             prop_assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), 1);
             prop_assert_eq!(out.iter().filter(|&&b| b == b'\t').count(), 6);
         }

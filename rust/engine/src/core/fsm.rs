@@ -3,6 +3,7 @@
 //! The core knows no state and no signal by name. The domain brings a [`Vocabulary`]: which
 //! cycles a model has, which signals, external events, tags and conditions its code can ask for.
 
+use super::coverage::Place;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -41,6 +42,8 @@ pub struct Step<'a> {
     pub next: u8,
     /// What the transition emits.
     pub output: Option<&'a str>,
+    /// Where it is counted.
+    pub place: Place,
 }
 
 /// One state of a cycle.
@@ -65,11 +68,37 @@ pub struct Cycle {
     outputs: Vec<String>,
 }
 
-/// What an external event becomes in one state.
+/// A row of the compression table: what an external event becomes in some states.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Compressed {
+struct Row {
+    external: u8,
+    cycle: u8,
     guard: Tags,
     signals: Vec<u8>,
+}
+
+/// What an external event becomes in one state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compressed<'a> {
+    /// Fundamental signals, in order.
+    pub signals: &'a [u8],
+    /// Where the row that says so is counted, if there is one.
+    pub place: Option<Place>,
+}
+
+/// One transition of a model, by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transition<'a> {
+    /// Its cycle's index.
+    pub cycle: usize,
+    /// The state that it leaves.
+    pub from: &'a str,
+    /// The index of the signal that it takes.
+    pub signal: usize,
+    /// The state that it leads to.
+    pub to: &'a str,
+    /// Where it is counted.
+    pub place: Place,
 }
 
 /// A row of the table that derives the status from both cycles' states.
@@ -87,10 +116,13 @@ pub struct Model {
     pub name: String,
     /// Its machines, in the vocabulary's order.
     pub cycles: Vec<Cycle>,
+    /// The table that counts its transitions; the next one counts rows of compression. Whoever
+    /// holds several models gives each its own.
+    pub counted_in: u32,
     signal_count: usize,
     /// Rows by `[cycle][external × state]`; `NONE16` where an event means nothing.
     compressed: Vec<Vec<u16>>,
-    rows: Vec<Compressed>,
+    rows: Vec<Row>,
     status: Vec<StatusRow>,
 }
 
@@ -378,11 +410,7 @@ impl Compiler<'_> {
         }
     }
 
-    fn compression(
-        &mut self,
-        doc: &ModelDoc,
-        cycles: &[Cycle],
-    ) -> (Vec<Vec<u16>>, Vec<Compressed>) {
+    fn compression(&mut self, doc: &ModelDoc, cycles: &[Cycle]) -> (Vec<Vec<u16>>, Vec<Row>) {
         let vocabulary = self.vocabulary;
         let mut tables: Vec<Vec<u16>> = cycles
             .iter()
@@ -434,7 +462,12 @@ impl Compiler<'_> {
                 }
                 *cell = row_index;
             }
-            rows.push(Compressed { guard, signals });
+            rows.push(Row {
+                external,
+                cycle,
+                guard,
+                signals,
+            });
         }
         for (external, listed) in vocabulary.externals.iter().zip(listed) {
             if !listed {
@@ -555,6 +588,7 @@ impl Model {
         Ok(Self {
             name: doc.model,
             cycles,
+            counted_in: 0,
             signal_count,
             compressed,
             rows,
@@ -566,8 +600,10 @@ impl Model {
     /// state; `None` if it is rejected.
     #[must_use]
     pub fn step(&self, cycle: usize, state: u8, signal: u8, other: Tags) -> Option<Step<'_>> {
+        let at = usize::from(state) * self.signal_count + usize::from(signal);
+        let place = self.transition_place(cycle, at);
         let cycle = &self.cycles[cycle];
-        let cell = cycle.cells[usize::from(state) * self.signal_count + usize::from(signal)];
+        let cell = cycle.cells[at];
         if cell.next == NONE || (cell.guard != 0 && cell.guard & other == 0) {
             return None;
         }
@@ -578,17 +614,65 @@ impl Model {
         Some(Step {
             next: cell.next,
             output,
+            place,
+        })
+    }
+
+    /// Where a cell of a cycle's table is counted: cycles take turns, so that none has to know how
+    /// large the others are.
+    fn transition_place(&self, cycle: usize, cell: usize) -> Place {
+        Place {
+            table: self.counted_in,
+            cell: u32::try_from(cell * self.cycles.len() + cycle).unwrap_or(u32::MAX),
+        }
+    }
+
+    fn row_place(&self, row: usize) -> Place {
+        Place {
+            table: self.counted_in + 1,
+            cell: u32::try_from(row).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// Every transition, cycle by cycle and state by state.
+    pub fn transitions(&self) -> impl Iterator<Item = Transition<'_>> {
+        self.cycles.iter().enumerate().flat_map(move |(at, cycle)| {
+            let taken = cycle.cells.iter().enumerate();
+            taken
+                .filter(|(_, cell)| cell.next != NONE)
+                .map(move |(index, cell)| Transition {
+                    cycle: at,
+                    from: &cycle.states[index / self.signal_count].name,
+                    signal: index % self.signal_count,
+                    to: &cycle.states[usize::from(cell.next)].name,
+                    place: self.transition_place(at, index),
+                })
+        })
+    }
+
+    /// Every row of the compression table, in the document's order: the external event, the cycle
+    /// that it reaches, and where it is counted.
+    pub fn compression(&self) -> impl Iterator<Item = (usize, usize, Place)> {
+        self.rows.iter().enumerate().map(|(at, row)| {
+            let (external, cycle) = (usize::from(row.external), usize::from(row.cycle));
+            (external, cycle, self.row_place(at))
         })
     }
 
     /// The fundamental signals that `external` becomes in `state` of `cycle`.
     #[must_use]
-    pub fn compress(&self, cycle: usize, state: u8, external: u8, other: Tags) -> &[u8] {
+    pub fn compress(&self, cycle: usize, state: u8, external: u8, other: Tags) -> Compressed<'_> {
         let states = self.cycles[cycle].states.len();
-        let row = self.compressed[cycle][usize::from(external) * states + usize::from(state)];
-        match self.rows.get(usize::from(row)) {
-            Some(row) if row.guard == 0 || row.guard & other != 0 => &row.signals,
-            _ => &[],
+        let at = self.compressed[cycle][usize::from(external) * states + usize::from(state)];
+        match self.rows.get(usize::from(at)) {
+            Some(row) if row.guard == 0 || row.guard & other != 0 => Compressed {
+                signals: &row.signals,
+                place: Some(self.row_place(usize::from(at))),
+            },
+            _ => Compressed {
+                signals: &[],
+                place: None,
+            },
         }
     }
 

@@ -420,15 +420,32 @@ fn is_plain(bytes: &[u8]) -> bool {
 
 /// Appends `text` as a JSON string, quotes included.
 pub fn write_string(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
-    out.reserve(bytes.len() + 2);
     out.push(b'"');
+    write_inside(out, text);
+    out.push(b'"');
+}
+
+/// Appends `,"name":"text"`; the name stands for itself.
+// With the name known, all that stands before the text is put down at once.
+#[inline(always)]
+pub fn write_text_field(out: &mut Vec<u8>, name: &'static str, text: &str) {
+    const LONGEST: usize = 40;
+    let (mut head, end) = ([b'"'; LONGEST + 5], name.len() + 5);
+    head[0] = b',';
+    head[2..end - 3].copy_from_slice(name.as_bytes());
+    head[end - 2] = b':';
+    out.extend_from_slice(&head[..end]);
+    write_inside(out, text);
+    out.push(b'"');
+}
+
+fn write_inside(out: &mut Vec<u8>, text: &str) {
+    let bytes = text.as_bytes();
     if is_plain(bytes) {
         out.extend_from_slice(bytes);
     } else {
         write_escaped(out, bytes);
     }
-    out.push(b'"');
 }
 
 #[cold]
@@ -452,16 +469,27 @@ fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
-/// Appends bytes as lower-case hexadecimal digits.
-pub fn write_hex(out: &mut Vec<u8>, bytes: &[u8]) {
-    out.reserve(2 * bytes.len());
-    for byte in bytes {
-        out.push(HEX[usize::from(byte >> 4)]);
-        out.push(HEX[usize::from(byte & 15)]);
+/// A hash in lower-case hexadecimal digits.
+#[must_use]
+pub fn hex(hash: &[u8; 32]) -> [u8; 64] {
+    let mut text = [0; 64];
+    // Four bytes at a time: their nibbles are spread over the bytes of a word, and become digits side
+    // by side.
+    let fours = hash.as_chunks::<4>().0.iter();
+    for (four, digits) in fours.zip(text.as_chunks_mut::<8>().0) {
+        let word = u64::from(u32::from_le_bytes(*four));
+        let pairs = (word | word << 16) & 0x0000_ffff_0000_ffff;
+        let bytes = (pairs | pairs << 8) & 0x00ff_00ff_00ff_00ff;
+        let nibbles = (bytes >> 4 & 0x000f_000f_000f_000f) | (bytes & 0x000f_000f_000f_000f) << 8;
+        let letters = (nibbles + 0x0606_0606_0606_0606) >> 4 & 0x0101_0101_0101_0101;
+        let ascii = nibbles + ASCII_ZEROS + letters * u64::from(b'a' - b'9' - 1);
+        *digits = ascii.to_le_bytes();
     }
+    text
 }
 
 /// Appends a whole number.
+#[inline]
 pub fn write_int(out: &mut Vec<u8>, value: i64) {
     if value < 0 {
         out.push(b'-');
@@ -470,11 +498,18 @@ pub fn write_int(out: &mut Vec<u8>, value: i64) {
 }
 
 /// Appends an unsigned whole number.
+#[inline]
 pub fn write_digits(out: &mut Vec<u8>, value: u64) {
-    const EIGHT: u64 = 100_000_000;
     if value < 10 {
         out.push(ASCII_ZEROS.to_le_bytes()[0] | value.to_le_bytes()[0]);
-    } else if value < EIGHT {
+    } else {
+        write_long(out, value);
+    }
+}
+
+fn write_long(out: &mut Vec<u8>, value: u64) {
+    const EIGHT: u64 = 100_000_000;
+    if value < EIGHT {
         let digits = eight_digits(value);
         // The first digit lies lowest.
         let zeros = digits.trailing_zeros() / 8;

@@ -1,6 +1,6 @@
 //! The hash chain that makes an append-only ledger tamper-evident.
 
-use super::json::write_hex;
+use super::json::hex;
 use sha2::{Digest, Sha256};
 
 /// The end of one entity's chain of ledger entries.
@@ -19,13 +19,13 @@ impl Chain {
     /// The hash is the SHA-256 of the entry as it would read without its `hash` field.
     pub fn seal(&mut self, out: &mut Vec<u8>, start: usize) {
         out.extend_from_slice(b",\"prev\":\"");
-        write_hex(out, &self.hash);
+        out.extend_from_slice(&hex(&self.hash));
         out.extend_from_slice(b"\"}");
         self.hash = Sha256::digest(&out[start..]).into();
         self.seq += 1;
         out.pop();
         out.extend_from_slice(b",\"hash\":\"");
-        write_hex(out, &self.hash);
+        out.extend_from_slice(&hex(&self.hash));
         out.extend_from_slice(b"\"}");
     }
 }
@@ -44,9 +44,13 @@ mod tests {
             let text = String::from_utf8(entry).expect("UTF-8");
             let (body, rest) = text.split_once(",\"hash\":\"").expect("sealed");
             let hash = rest.trim_end_matches("\"}");
-            let mut want = Vec::new();
-            write_hex(&mut want, &Sha256::digest(format!("{body}}}")));
-            assert_eq!(hash.as_bytes(), want);
+            let want = Sha256::digest(format!("{body}}}"));
+            assert_eq!(
+                hash,
+                want.iter()
+                    .map(|byte| format!("{byte:02x}"))
+                    .collect::<String>()
+            );
             assert!(body.ends_with(&format!(",\"prev\":\"{previous}\"")));
             previous = hash.to_owned();
         }

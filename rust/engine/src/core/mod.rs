@@ -2,10 +2,12 @@
 
 pub mod chunk;
 pub mod codec;
+pub mod coverage;
 pub mod decimal;
 pub mod dedupe;
 pub mod frame;
 pub mod fsm;
+pub mod index;
 pub mod json;
 pub mod ledger;
 pub mod output;

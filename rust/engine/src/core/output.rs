@@ -1,6 +1,8 @@
-//! Output records of one shard, packed by topic and partition as they are made.
+//! Output records of one shard, packed by topic and partition as they are made, and counts of what
+//! was passed on the way to them.
 
 use super::chunk;
+use super::coverage::{Counts, Place};
 
 /// Records for one partition of one topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -19,6 +21,9 @@ pub struct Outputs {
     /// How many bytes each lane had when it was last emptied: it will need about as many again.
     expected: Vec<usize>,
     journal: Vec<(usize, usize)>,
+    /// Places passed since the lanes were last emptied.
+    passed: Vec<Place>,
+    counts: Counts,
 }
 
 /// A record whose value is being written; [`Outputs::close`] it.
@@ -33,7 +38,10 @@ pub struct Open {
 
 /// A point to which outputs can be taken back.
 #[derive(Debug, Clone, Copy)]
-pub struct Mark(usize);
+pub struct Mark {
+    records: usize,
+    passed: usize,
+}
 
 impl Outputs {
     /// Empty lanes.
@@ -45,6 +53,8 @@ impl Outputs {
             lanes: vec![Lane::default(); topics * partitions],
             expected: vec![0; topics * partitions],
             journal: Vec::new(),
+            passed: Vec::new(),
+            counts: Counts::default(),
         }
     }
 
@@ -76,21 +86,39 @@ impl Outputs {
     /// The present point.
     #[must_use]
     pub fn mark(&self) -> Mark {
-        Mark(self.journal.len())
+        Mark {
+            records: self.journal.len(),
+            passed: self.passed.len(),
+        }
     }
 
-    /// Takes back every record pushed since `mark`.
+    /// Counts a place that was passed, unless it is taken back.
+    pub fn pass(&mut self, place: Place) {
+        self.passed.push(place);
+    }
+
+    /// How often each place has been passed, up to the last time that the lanes were emptied.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// Takes back every record pushed and every place passed since `mark`.
     pub fn take_back(&mut self, mark: Mark) {
-        for (index, len) in self.journal.drain(mark.0..).rev() {
+        for (index, len) in self.journal.drain(mark.records..).rev() {
             let lane = &mut self.lanes[index];
             lane.data.truncate(len);
             lane.records -= 1;
         }
+        self.passed.truncate(mark.passed);
     }
 
     /// Empties the lanes: `(topic, partition, lane)` of each that holds records.
     pub fn drain(&mut self) -> Vec<(usize, u32, Lane)> {
         self.journal.clear();
+        for place in self.passed.drain(..) {
+            self.counts.pass(place);
+        }
         let partitions = self.partitions;
         self.lanes
             .iter_mut()
@@ -119,9 +147,12 @@ mod tests {
     fn what_is_taken_back_leaves_no_trace() {
         let mut out = Outputs::new(2, 2);
         push(&mut out, 0, 1, b"kept");
+        let place = |cell| Place { table: 0, cell };
+        out.pass(place(0));
         let mark = out.mark();
         push(&mut out, 0, 1, b"gone");
         push(&mut out, 1, 0, b"gone");
+        out.pass(place(1));
         out.take_back(mark);
         push(&mut out, 1, 1, b"kept too");
         let lanes = out.drain();
@@ -132,6 +163,7 @@ mod tests {
         assert_eq!(seen, [(0, 1, 1), (1, 1, 1)]);
         let records: Vec<_> = chunk::Records::new(&lanes[0].2.data).collect();
         assert_eq!(records, [Ok((b"k".as_slice(), Some(b"kept".as_slice())))]);
+        assert_eq!([0, 1].map(|cell| out.counts().of(place(cell))), [1, 0]);
         assert!(out.drain().is_empty());
     }
 }

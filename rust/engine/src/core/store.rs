@@ -5,8 +5,8 @@
 //! Whoever works on an entity reads its state, and puts the new one back.
 
 use super::dedupe::signal_id;
+use super::index::Index;
 use hashbrown::DefaultHashBuilder;
-use hashbrown::hash_table::{Entry, HashTable};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::hash::BuildHasher;
@@ -73,6 +73,9 @@ struct Slot {
 
 const NEVER: i64 = i64::MAX;
 
+/// How many entities are fetched at once: about as many as a core keeps under way.
+pub const AHEAD: usize = 16;
+
 /// Where an entity lies in its store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SlotIndex(u32);
@@ -89,7 +92,7 @@ impl SlotIndex {
 #[derive(Debug, Default)]
 pub struct Store {
     /// Slots by the hash of their ids, which stand in the blocks only.
-    index: HashTable<SlotIndex>,
+    index: Index,
     hasher: DefaultHashBuilder,
     slots: Vec<Slot>,
     dirty: Vec<SlotIndex>,
@@ -102,21 +105,44 @@ impl Store {
     /// The slot of the entity with this id.
     #[must_use]
     pub fn find(&self, id: &str) -> Option<SlotIndex> {
-        let hash = self.hasher.hash_one(id.as_bytes());
-        let is_it = |at: &SlotIndex| self.slot(*at).block.id() == id.as_bytes();
-        self.index.find(hash, is_it).copied()
+        self.find_hashed(self.hash(id.as_bytes()), id.as_bytes())
     }
 
-    /// Has the entities with these ids, as far as there are any, fetched from memory.
+    fn find_hashed(&self, hash: u32, id: &[u8]) -> Option<SlotIndex> {
+        let is_it = |at: u32| self.slot(SlotIndex(at)).block.id() == id;
+        self.index.find(hash, is_it).map(SlotIndex)
+    }
+
+    fn hash(&self, id: &[u8]) -> u32 {
+        let hash = self.hasher.hash_one(id);
+        // The halves of a 64-bit hash are as good as the whole.
+        #[allow(clippy::cast_possible_truncation)]
+        let half = (hash >> 32) as u32;
+        half
+    }
+
+    /// Has the entities with the first [`AHEAD`] of these ids, as far as there are any, fetched from
+    /// memory, all at once: one after the other, each would be waited for. What has to be known
+    /// before the next address is known is fetched for all of them first.
     pub fn fetch<'k>(&self, ids: impl Iterator<Item = &'k [u8]>) {
-        let mut touched = 0;
-        for id in ids {
-            let is_it = |at: &SlotIndex| self.slot(*at).block.id() == id;
-            if let Some(at) = self.index.find(self.hasher.hash_one(id), is_it) {
-                let state = self.slot(*at).block.state();
-                // One byte of each line of the cache.
-                touched ^= state.iter().step_by(64).fold(0, |all, byte| all ^ byte);
+        let (mut hashes, mut blocks) = ([0; AHEAD], [&[] as &[u8]; AHEAD]);
+        let (mut touched, mut count) = (0, 0);
+        for (hash, id) in hashes.iter_mut().zip(ids) {
+            *hash = self.hash(id);
+            touched ^= self.index.touch(*hash);
+            count += 1;
+        }
+        for (block, hash) in blocks.iter_mut().zip(&hashes[..count]) {
+            if let Some(at) = self.index.find(*hash, |_| true) {
+                *block = &self.slot(SlotIndex(at)).block.0;
             }
+        }
+        for block in &blocks[..count] {
+            // One byte of each line of the cache.
+            touched ^= block
+                .iter()
+                .step_by(64)
+                .fold(0, |all, byte| all ^ u32::from(*byte));
         }
         std::hint::black_box(touched);
     }
@@ -127,32 +153,24 @@ impl Store {
     /// # Panics
     /// Beyond 2^32 entities in one shard: memory is full long before.
     pub fn insert(&mut self, id: &str, state: &[u8], due_ms: Option<i64>) -> SlotIndex {
-        let Self {
-            index,
-            hasher,
-            slots,
-            ..
-        } = self;
         let id = id.as_bytes();
-        let entry = index.entry(
-            hasher.hash_one(id),
-            |at| slots[at.0 as usize].block.id() == id,
-            |at| hasher.hash_one(slots[at.0 as usize].block.id()),
-        );
-        let at = match entry {
-            Entry::Occupied(known) => {
-                let at = *known.get();
-                slots[at.0 as usize].block.put(state);
+        let hash = self.hash(id);
+        let at = match self.find_hashed(hash, id) {
+            Some(at) => {
+                self.slot_mut(at).block.put(state);
                 at
             }
-            Entry::Vacant(free) => {
-                let at = u32::try_from(slots.len()).expect("at most 2^32 entities a shard");
-                slots.push(Slot {
+            None => {
+                let at = u32::try_from(self.slots.len())
+                    .ok()
+                    .filter(|at| *at < u32::MAX)
+                    .expect("fewer than 2^32 entities a shard");
+                self.slots.push(Slot {
                     block: Block::new(id, state),
                     queued_ms: NEVER,
                     dirty: false,
                 });
-                free.insert(SlotIndex(at));
+                self.index.insert(hash, at);
                 SlotIndex(at)
             }
         };
@@ -257,6 +275,29 @@ impl Store {
         })
     }
 
+    /// Hands out ids and states from the slot `first` on, until they come to `bytes_max`; returns
+    /// the slot to go on with, none behind the last.
+    ///
+    /// Entities never leave their slots, so pages taken one after the other have each entity that
+    /// was there at the first, in the state of some later moment.
+    pub fn page(
+        &self,
+        first: usize,
+        bytes_max: usize,
+        mut each: impl FnMut(&[u8], &[u8]),
+    ) -> Option<usize> {
+        let mut size = 0;
+        for (at, slot) in self.slots.iter().enumerate().skip(first) {
+            if size >= bytes_max {
+                return Some(at);
+            }
+            let (id, state) = (slot.block.id(), slot.block.state());
+            size += id.len() + state.len();
+            each(id, state);
+        }
+        None
+    }
+
     /// How many entities there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -311,6 +352,24 @@ mod tests {
         store.drain_changed(|id, state| seen.push((id.to_vec(), state.to_vec())));
         store.drain_changed(|id, state| seen.push((id.to_vec(), state.to_vec())));
         assert_eq!(seen, [(b"a".to_vec(), b"3".to_vec())]);
+    }
+
+    #[test]
+    fn pages_hold_every_entity_once() {
+        let mut store = Store::default();
+        for n in 0..10u8 {
+            store.insert(&format!("entity-{n}"), &[n; 5], None);
+        }
+        let (mut seen, mut pages, mut first) = (Vec::new(), 0, Some(0));
+        while let Some(at) = first {
+            first = store.page(at, 30, |id, state| seen.push((id.to_vec(), state.to_vec())));
+            pages += 1;
+        }
+        let want: Vec<_> = store
+            .iter()
+            .map(|(id, state)| (id.as_bytes().to_vec(), state.to_vec()))
+            .collect();
+        assert_eq!((seen, pages), (want, 4));
     }
 
     proptest! {

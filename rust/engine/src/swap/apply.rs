@@ -13,6 +13,8 @@ use crate::core::dedupe::signal_id;
 impl Arrival<'_> {
     /// Applies the record to a plan, all or not at all; `before` is the state that the plan goes back
     /// to, if it has one.
+    ///
+    /// A replay of what was refused is judged anew: the refusal has left nothing but its memory.
     pub fn apply_to_plan(
         &self,
         setup: &Setup,
@@ -23,7 +25,8 @@ impl Arrival<'_> {
         envelope: &Envelope<'_>,
     ) -> Reason {
         let mut turn = self.turn(setup, lanes, envelope);
-        let reason = apply(&mut turn, plan, before, self.event, request);
+        let is_replay = self.frame.is_replay();
+        let reason = apply(&mut turn, plan, before, self.event, request, is_replay);
         plan.clock_ms = plan.clock_ms.max(self.frame.received_ms);
         plan.applied = self.origin.offset;
         reason
@@ -71,6 +74,7 @@ fn apply(
     before: Option<&[u8]>,
     event: Event,
     request: &Request<'_>,
+    is_replay: bool,
 ) -> Reason {
     let deduplicated = is_deduplicated(event);
     let id = signal_id(&[event.dedupe_name(), turn.correlation_id]);
@@ -78,7 +82,10 @@ fn apply(
         // The one echo to come answers the repeat as well.
         return Reason::InProgress;
     }
-    if deduplicated && let Some(first) = plan.window.outcome(id).and_then(Reason::from_index) {
+    if deduplicated
+        && let Some(first) = plan.window.outcome(id).and_then(Reason::from_index)
+        && !(is_replay && first.is_refusal())
+    {
         turn.repeat(event, first);
         return Reason::Duplicate;
     }

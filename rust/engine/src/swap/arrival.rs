@@ -47,14 +47,13 @@ impl Arrival<'_> {
         lanes: &'t mut Lanes,
         envelope: &'t Envelope<'_>,
     ) -> Turn<'t> {
-        Turn {
-            origin: Some(self.origin),
-            event_ms: envelope.event_ms,
-            recorded_ms: self.frame.received_ms,
-            correlation_id: envelope.correlation_id,
-            raw: self.raw,
-            ..Turn::new(setup, lanes, self.id)
-        }
+        let mut turn = Turn::new(setup, lanes, self.id);
+        turn.origin = Some(self.origin);
+        turn.event_ms = envelope.event_ms;
+        turn.recorded_ms = self.frame.received_ms;
+        turn.correlation_id = envelope.correlation_id;
+        turn.raw = self.raw;
+        turn
     }
 
     /// Checks what every payload must say.

@@ -7,7 +7,7 @@ use super::request::{Request, optional_id, require};
 use super::setup::Setup;
 use super::topics::Topic;
 use super::turn::{Turn, text_field};
-use super::vocabulary::{LifeEvent, LifeSignal};
+use super::vocabulary::{LifeEvent, LifeSignal, LifeTag};
 use crate::core::codec::{Decode, StateError, Writer};
 use crate::core::frame::OutboxKind;
 use crate::core::json::write_string;
@@ -102,19 +102,19 @@ impl Asset {
             Event::AssetAssigned => self.assign(turn, require(&request.plan_id, "plan_id")?),
             Event::AssetReturned => {
                 let plan_id = require(&request.plan_id, "plan_id")?;
-                self.take_back(turn.setup, plan_id, request.location_id.as_deref())
+                self.take_back(turn, plan_id, request.location_id.as_deref())
             }
             Event::AssetStatus => self.status(turn, request),
             Event::AssetScan => self.scan(turn, request),
             Event::AssetReportedLost => {
-                if !self.live(turn.setup, LifeEvent::LostDetected)?.is_empty() {
+                if !self.live(turn, LifeEvent::LostDetected)?.is_empty() {
                     order(turn, "track");
                 }
                 Ok(Reason::Ok)
             }
             Event::AssetSettled => {
                 self.holder = None;
-                if !self.live(turn.setup, LifeEvent::WrittenOff)?.is_empty() {
+                if !self.live(turn, LifeEvent::WrittenOff)?.is_empty() {
                     order(turn, "write_off");
                 }
                 Ok(Reason::Ok)
@@ -123,26 +123,39 @@ impl Asset {
         }
     }
 
+    fn has(&self, setup: &Setup, tag: LifeTag) -> bool {
+        setup.asset_model.state(0, self.life).tags & tag.bit() != 0
+    }
+
     /// Moves the battery's life; the signals that the event became.
-    fn live(&mut self, setup: &Setup, event: LifeEvent) -> Result<Vec<LifeSignal>, Rejection> {
-        let model = &setup.asset_model;
+    fn live(
+        &mut self,
+        turn: &mut Turn<'_>,
+        event: LifeEvent,
+    ) -> Result<Vec<LifeSignal>, Rejection> {
+        let model = &turn.setup.asset_model;
         let mut taken = Vec::new();
-        for &signal in model.compress(0, self.life, event as u8, 0) {
+        let becomes = model.compress(0, self.life, event as u8, 0);
+        for &signal in becomes.signals {
             let step = model.step(0, self.life, signal, 0).ok_or_else(|| {
                 let state = &model.state(0, self.life).name;
                 let detail = format!("life in {state} does not take {}", event.name());
                 Rejection::new(Reason::RejectedTransition, detail)
             })?;
             self.life = step.next;
+            turn.lanes.out.pass(step.place);
             taken.extend(LifeSignal::from_index(signal));
+        }
+        if let Some(place) = becomes.place {
+            turn.lanes.out.pass(place);
         }
         Ok(taken)
     }
 
-    fn assign(&mut self, turn: &Turn<'_>, plan_id: &str) -> Result<Reason, Rejection> {
+    fn assign(&mut self, turn: &mut Turn<'_>, plan_id: &str) -> Result<Reason, Rejection> {
         self.location_id = None;
         let before = self.holder.replace(plan_id.into());
-        let lived = self.live(turn.setup, LifeEvent::Allocated);
+        let lived = self.live(turn, LifeEvent::Allocated);
         if let Some(before) = before.filter(|before| **before != *plan_id)
             && let Some(other) = self.awaited_from.replace(before)
         {
@@ -157,14 +170,19 @@ impl Asset {
 
     fn take_back(
         &mut self,
-        setup: &Setup,
+        turn: &mut Turn<'_>,
         plan_id: &str,
         location_id: Option<&str>,
     ) -> Result<Reason, Rejection> {
         if self.holder.as_deref() == Some(plan_id) {
             self.holder = None;
             self.location_id = location_id.map(Into::into);
-            self.live(setup, LifeEvent::Returned)?;
+            let was_lost = self.has(turn.setup, LifeTag::Lost);
+            self.live(turn, LifeEvent::Returned)?;
+            if was_lost {
+                // ARM was told to track it.
+                order(turn, "mark_found");
+            }
         } else if self.awaited_from.as_deref() == Some(plan_id) {
             self.awaited_from = None;
         }
@@ -175,7 +193,8 @@ impl Asset {
     fn status(&mut self, turn: &mut Turn<'_>, request: &Request<'_>) -> Result<Reason, Rejection> {
         let status = require(&request.status, "status")?;
         let event = match status {
-            "registered" | "available" | "assigned" => LifeEvent::Registered,
+            "registered" | "assigned" => LifeEvent::Registered,
+            "available" | "returned" => LifeEvent::Available,
             "damaged" => LifeEvent::DamageReported,
             "repaired" => LifeEvent::RepairCompleted,
             "gps_silent" => LifeEvent::GpsSilent,
@@ -195,7 +214,7 @@ impl Asset {
         if let Some(location) = optional_id(&request.location_id, "location_id")? {
             self.location_id = Some(location.into());
         }
-        let signals = self.live(turn.setup, event)?;
+        let signals = self.live(turn, event)?;
         self.tell_holder(turn, &signals, request.location_id.as_deref());
         if event == LifeEvent::GpsSilent && !signals.is_empty() {
             order(turn, "track");
@@ -220,7 +239,7 @@ impl Asset {
             }
         };
         if let Some(event) = event {
-            let signals = self.live(turn.setup, event)?;
+            let signals = self.live(turn, event)?;
             self.tell_holder(turn, &signals, Some(station));
             if !signals.is_empty() {
                 order(turn, "mark_damaged");

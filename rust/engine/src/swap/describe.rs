@@ -7,7 +7,7 @@ use super::station::Station;
 use super::topics::EntityKind;
 use super::vocabulary::Cycle;
 use crate::core::codec::StateError;
-use crate::core::json::write_hex;
+use crate::core::json::hex;
 use serde_json::{Value, json};
 
 /// One entity's state bytes as a JSON object.
@@ -47,8 +47,7 @@ fn quota(quota: Quota) -> Value {
 
 fn plan(setup: &Setup, id: &str, plan: &Plan) -> Value {
     let (signed, core) = (plan.signed(setup), &plan.core);
-    let mut hash = Vec::new();
-    write_hex(&mut hash, &core.chain.hash);
+    let hash = hex(&core.chain.hash);
     let services: Vec<Value> = core
         .accounts
         .iter()
@@ -76,9 +75,11 @@ fn plan(setup: &Setup, id: &str, plan: &Plan) -> Value {
         "status": plan.status(setup, plan.clock_ms),
         "initialized": core.initialized,
         "cancel_requested": core.cancel_requested,
+        "replacement_owed": core.replacement_owed,
         "period_end_ms": core.period_end_ms,
         "grace_end_ms": core.grace_end_ms,
         "grace_enforced": core.grace_enforced,
+        "credit_minor": core.credit_minor,
         "session": core.session.as_ref().map(|session| json!({
             "correlation_id": session.correlation_id,
             "location_id": setup.locations[session.location as usize].id,

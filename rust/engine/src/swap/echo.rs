@@ -1,5 +1,6 @@
 //! Echoes: the answer to every request, on the topics that the contract names.
 
+use super::coverage::ending;
 use super::event::Event;
 use super::plan::Plan;
 use super::reason::{Reason, Rejection};
@@ -8,7 +9,7 @@ use super::turn::{Turn, text_field};
 use super::vocabulary::Cycle;
 use crate::core::decimal;
 use crate::core::frame::OutboxKind;
-use crate::core::json::{write_int, write_string};
+use crate::core::json::{write_int, write_string, write_text_field};
 use crate::core::time::write_rfc3339;
 
 impl Turn<'_> {
@@ -21,38 +22,49 @@ impl Turn<'_> {
         reason: Reason,
         metadata: impl Fn(&mut Vec<u8>),
     ) {
-        let id_field = event.kind().id_field();
+        let (id, id_field) = (self.entity_id, event.kind().id_field());
+        let (recorded_ms, correlation) = (self.recorded_ms, self.correlation_id);
+        let mut body = None;
         for (prefix, suffix) in event.echo_topics() {
-            let topic = [prefix, self.entity_id, suffix].concat();
-            let (id, recorded_ms, correlation) =
-                (self.entity_id, self.recorded_ms, self.correlation_id);
-            self.publish(OutboxKind::Echo, &topic, |out| {
+            let written = self.publish_on(OutboxKind::Echo, &[prefix, id, suffix], |out| {
+                if let Some(body) = body.take() {
+                    // The same again.
+                    out.extend_from_within(body);
+                    return;
+                }
                 out.extend_from_slice(b"{\"timestamp\":\"");
                 write_rfc3339(out, recorded_ms);
                 out.push(b'"');
-                text_field(out, id_field, Some(id));
-                text_field(out, "correlation_id", Some(correlation));
+                write_text_field(out, id_field, id);
+                write_text_field(out, "correlation_id", correlation);
                 out.extend_from_slice(
                     b",\"actor\":{\"type\":\"agent\",\"id\":\"bss-agent-v2\"},\"data\":{\"",
                 );
                 out.extend_from_slice(id_field.as_bytes());
                 out.extend_from_slice(b"\":");
                 write_string(out, id);
-                out.extend_from_slice(b",\"success\":");
-                out.extend_from_slice(if success { b"true" } else { b"false" });
-                out.extend_from_slice(b",\"signals\":[");
+                out.extend_from_slice(if success {
+                    b",\"success\":true,\"signals\":[".as_slice()
+                } else {
+                    b",\"success\":false,\"signals\":["
+                });
                 write_list(out, signals);
                 out.extend_from_slice(b"],\"metadata\":{\"reason\":");
                 write_string(out, reason.code());
                 metadata(out);
                 out.extend_from_slice(b"}}}");
             });
+            body = Some(written);
         }
     }
 
     /// Answers a request that is refused, and keeps the record if its input is at fault.
     pub fn refuse(&mut self, event: Event, rejection: &Rejection) {
         let reason = rejection.reason;
+        if self.origin.is_none() {
+            // How a record ends is counted where it came in; a timer has none.
+            self.lanes.out.pass(ending(Some(event), reason));
+        }
         self.echo(event, false, &[reason.signal()], reason, |out| {
             text_field(out, "message", Some(reason.message()));
             if !rejection.detail.is_empty() {

@@ -104,6 +104,14 @@ events! {
 }
 
 impl Event {
+    /// How many events there are.
+    pub const COUNT: usize = FACTS.len();
+
+    /// Every event.
+    pub fn all() -> impl Iterator<Item = Self> {
+        FACTS.iter().map(|facts| facts.event)
+    }
+
     fn facts(self) -> &'static Facts {
         &FACTS[self as usize]
     }

@@ -2,6 +2,7 @@
 
 use super::account::Account;
 use super::event::Event;
+use super::model_check::can_wait;
 use super::setup::{Market, Setup, Template};
 use super::vocabulary::{Condition, Cycle, Tag};
 use crate::core::codec::{Decode, StateError, Writer};
@@ -35,12 +36,45 @@ pub struct Session {
     pub attempt: u32,
     /// State in the model of sessions.
     pub state: u8,
-    /// Whether it replaces a damaged battery, which costs no quota.
+    /// Whether a scan of a damaged battery began it: nobody awaits an echo.
     pub is_replacement: bool,
     /// Time of the request: its day counts.
     pub event_ms: i64,
     /// When ARM's time is up.
     pub due_ms: i64,
+}
+
+/// What a payment was for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PaidFor {
+    /// The plan as a whole: a deposit, an invoice, a settlement.
+    Plan,
+    /// One service.
+    Account(usize),
+    /// The plan's credit, which renewals take.
+    Credit,
+}
+
+impl PaidFor {
+    fn encode(self, accounts: usize, out: &mut Writer<'_>) {
+        out.count(match self {
+            Self::Plan => 0,
+            Self::Account(account) => account + 1,
+            Self::Credit => accounts + 1,
+        });
+    }
+
+    fn decode(accounts: usize, input: &mut Decode<'_>) -> Result<Self, StateError> {
+        let place = usize::try_from(input.uint()?).unwrap_or(usize::MAX);
+        match place.checked_sub(1) {
+            None => Ok(Self::Plan),
+            Some(account) if account < accounts => Ok(Self::Account(account)),
+            Some(account) if account == accounts => Ok(Self::Credit),
+            Some(_) => Err(StateError::Invalid(
+                "a payment names an account beyond the last".into(),
+            )),
+        }
+    }
 }
 
 /// A payment that has been applied.
@@ -52,33 +86,30 @@ pub struct Payment {
     pub amount_minor: i64,
     /// What of it has been paid back or has bounced.
     pub returned_minor: i64,
-    /// The account that it was for, if it was for one.
-    pub account: Option<usize>,
+    /// What it was for.
+    pub paid_for: PaidFor,
 }
 
 impl Payment {
-    fn encode(&self, out: &mut Writer<'_>) {
+    /// What of it has not gone back.
+    #[must_use]
+    pub fn kept_minor(&self) -> i64 {
+        self.amount_minor - self.returned_minor
+    }
+
+    fn encode(&self, accounts: usize, out: &mut Writer<'_>) {
         out.raw(&self.id);
         out.int(self.amount_minor);
         out.int(self.returned_minor);
-        out.count(self.account.map_or(0, |account| account + 1));
+        self.paid_for.encode(accounts, out);
     }
 
     fn decode(accounts: usize, input: &mut Decode<'_>) -> Result<Self, StateError> {
-        let (id, amount_minor, returned_minor) = (input.array()?, input.int()?, input.int()?);
-        let account = usize::try_from(input.uint()?)
-            .unwrap_or(usize::MAX)
-            .checked_sub(1);
-        if account.is_some_and(|account| account >= accounts) {
-            return Err(StateError::Invalid(
-                "a payment names an account beyond the last".into(),
-            ));
-        }
         Ok(Self {
-            id,
-            amount_minor,
-            returned_minor,
-            account,
+            id: input.array()?,
+            amount_minor: input.int()?,
+            returned_minor: input.int()?,
+            paid_for: PaidFor::decode(accounts, input)?,
         })
     }
 }
@@ -92,6 +123,9 @@ pub struct Core {
     pub initialized: bool,
     /// Whether a cancellation waits for the battery's return.
     pub cancel_requested: bool,
+    /// Whether the next battery costs no quota: the one that the customer holds, or gave back
+    /// last, was found damaged.
+    pub replacement_owed: bool,
     /// Whether the end of the period has been signalled.
     pub period_ended: bool,
     /// Whether the end of the grace period has been acted upon.
@@ -100,6 +134,8 @@ pub struct Core {
     pub period_end_ms: i64,
     /// End of the grace period; 0 if none runs.
     pub grace_end_ms: i64,
+    /// Money paid toward renewals and not taken by one yet; below zero it is owed.
+    pub credit_minor: i64,
     /// One account a service, in the template's order.
     pub accounts: Vec<Account>,
     /// The swap under way at a station.
@@ -176,15 +212,21 @@ impl Core {
     /// come back.
     #[must_use]
     pub fn is_exhausted(&self, template: &Template) -> bool {
-        self.initialized
-            && template.swap.iter().chain(&template.energy).any(|&at| {
-                let balance = self.accounts[at].balance;
-                !template.services[at].overage_allowed
-                    && balance
-                        .quota
-                        .finite()
-                        .is_some_and(|quota| quota <= balance.used)
-            })
+        self.exhausted(template).next().is_some()
+    }
+
+    /// The accounts that swaps use up and that are used up, overage aside.
+    pub fn exhausted(&self, template: &Template) -> impl Iterator<Item = usize> {
+        let consumed = template.swap.into_iter().chain(template.energy);
+        consumed.filter(|&at| {
+            let balance = self.accounts[at].balance;
+            self.initialized
+                && !template.services[at].overage_allowed
+                && balance
+                    .quota
+                    .finite()
+                    .is_some_and(|quota| quota <= balance.used)
+        })
     }
 
     /// The account whose battery this is.
@@ -217,10 +259,12 @@ impl Plan {
                 states: [model.cycles[0].initial, model.cycles[1].initial],
                 initialized: false,
                 cancel_requested: false,
+                replacement_owed: false,
                 period_ended: false,
                 grace_enforced: false,
                 period_end_ms: 0,
                 grace_end_ms: 0,
+                credit_minor: 0,
                 accounts: signed.services.iter().map(Account::new).collect(),
                 session: None,
                 chain: Chain::default(),
@@ -290,11 +334,16 @@ impl Plan {
                 | u8::from(core.cancel_requested) << 1
                 | u8::from(core.period_ended) << 2
                 | u8::from(core.session.is_some()) << 3
-                | u8::from(core.grace_enforced) << 4,
+                | u8::from(core.grace_enforced) << 4
+                | u8::from(core.replacement_owed) << 5
+                | u8::from(core.credit_minor != 0) << 6,
         );
         out.int(self.clock_ms);
         out.int(core.period_end_ms);
         out.int(core.grace_end_ms);
+        if core.credit_minor != 0 {
+            out.int(core.credit_minor);
+        }
         out.uint(core.chain.seq);
         out.raw(&core.chain.hash);
         out.count(core.accounts.len());
@@ -307,7 +356,7 @@ impl Plan {
         self.window.encode(&mut out);
         out.count(self.payments.len());
         for payment in &self.payments {
-            payment.encode(&mut out);
+            payment.encode(core.accounts.len(), &mut out);
         }
     }
 
@@ -375,9 +424,11 @@ impl Plan {
         core.cancel_requested = flags & 2 != 0;
         core.period_ended = flags & 4 != 0;
         core.grace_enforced = flags & 16 != 0;
+        core.replacement_owed = flags & 32 != 0;
         self.clock_ms = input.int()?;
         core.period_end_ms = input.int()?;
         core.grace_end_ms = input.int()?;
+        core.credit_minor = if flags & 64 != 0 { input.int()? } else { 0 };
         core.chain = Chain {
             seq: input.uint()?,
             hash: input.array()?,
@@ -448,5 +499,12 @@ fn session_state(setup: &Setup, name: &str) -> Result<u8, StateError> {
     let model = &setup.session_model;
     model
         .state_index(0, name)
-        .ok_or_else(|| StateError::Invalid(format!("state {name} is not in model {}", model.name)))
+        .filter(|state| can_wait(model, *state))
+        .ok_or_else(|| {
+            let name = format!(
+                "{name} is no state of model {} that waits for ARM",
+                model.name
+            );
+            StateError::Invalid(name)
+        })
 }

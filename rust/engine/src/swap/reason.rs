@@ -186,6 +186,12 @@ impl Reason {
         self.facts().action
     }
 
+    /// Whether the signal was refused, so that nothing of it was applied.
+    #[must_use]
+    pub fn is_refusal(self) -> bool {
+        !matches!(self, Self::Ok | Self::Duplicate | Self::InProgress)
+    }
+
     /// Whether the record becomes a dead letter.
     #[must_use]
     pub fn is_dead_letter(self) -> bool {

@@ -60,6 +60,7 @@ impl std::error::Error for RouterError {}
 /// A row made ready.
 #[derive(Debug)]
 struct Route {
+    row: usize,
     /// The fixed segments, with their places.
     fixed: Vec<(usize, Box<str>)>,
     event: Box<str>,
@@ -76,6 +77,8 @@ enum Place {
 /// What a message is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routed<'a> {
+    /// The row, by its place in the table.
+    pub row: usize,
     /// The external event.
     pub event: &'a str,
     /// What it is for.
@@ -134,9 +137,9 @@ impl Router {
     /// [`RouterError`] if a filter lacks the segment that has its key.
     pub fn new(rows: &[Row]) -> Result<Self, RouterError> {
         let mut by_length: Vec<Vec<Route>> = Vec::new();
-        for row in rows {
+        for (at, row) in rows.iter().enumerate() {
             let segments: Vec<&str> = row.filter.split('/').collect();
-            let route = Route::new(row, &segments)?;
+            let route = Route::new(at, row, &segments)?;
             if by_length.len() <= segments.len() {
                 by_length.resize_with(segments.len() + 1, Vec::new);
             }
@@ -158,6 +161,7 @@ impl Router {
             Place::Field(name) => field_of(payload, name),
         };
         Some(Routed {
+            row: route.row,
             event: &route.event,
             kind: route.kind,
             key,
@@ -210,7 +214,7 @@ impl Router {
 }
 
 impl Route {
-    fn new(row: &Row, segments: &[&str]) -> Result<Self, RouterError> {
+    fn new(at: usize, row: &Row, segments: &[&str]) -> Result<Self, RouterError> {
         let is_variable = |segment: &str| segment.starts_with('{') && segment.ends_with('}');
         let fixed = segments
             .iter()
@@ -231,6 +235,7 @@ impl Route {
             }
         };
         Ok(Self {
+            row: at,
             fixed,
             event: row.event.as_str().into(),
             kind: row.kind,
@@ -363,7 +368,7 @@ mod tests {
         let [lane] = &lanes[..] else {
             panic!("one lane: {lanes:?}")
         };
-        let records: Vec<_> = Records::new(&lane.data).map(Result::unwrap).collect();
+        let records: Vec<_> = Records::new(&lane.data).flatten().collect();
         assert_eq!(lane.records, records.len());
         let frames: Vec<_> = records
             .iter()
@@ -387,7 +392,7 @@ mod tests {
     #[test]
     fn a_filter_without_its_key_is_refused() {
         let key = KeyPlace::Segment("plan_id".into());
-        let error = Router::new(&[row("a/{x}", "e", EntityKind::Plan, key)]).unwrap_err();
+        let error = Router::new(&[row("a/{x}", "e", EntityKind::Plan, key)]).expect_err("no key");
         assert_eq!(
             error.to_string(),
             "filter a/{x}: expected a segment {plan_id}, which has the key"
@@ -413,9 +418,9 @@ mod tests {
             prop_assert_eq!(packed + unroutable.len(), messages.len());
             for lane in lanes {
                 for record in Records::new(&lane.data) {
-                    let (key, value) = record.unwrap();
+                    let (key, value) = record.expect("a record");
                     prop_assert_eq!(partition_for(key, partitions), lane.partition);
-                    prop_assert!(parse_signal(value.unwrap()).is_some());
+                    prop_assert!(value.and_then(parse_signal).is_some());
                 }
             }
         }

@@ -1,5 +1,6 @@
 //! Set-up: markets, templates, stations and models, compiled to integers and bits at load.
 
+use super::coverage::table_of_model;
 use super::vocabulary::ModelKind;
 use crate::core::decimal;
 use crate::core::fsm::Model;
@@ -134,6 +135,11 @@ pub struct Template {
     pub billing_cycle_days: i64,
     /// How long service goes on unpaid.
     pub grace_ms: i64,
+    /// What a cycle costs, the tier's multiplier applied.
+    pub fee_minor: i64,
+    /// Whether the plan renews by itself when a cycle ends, if it has the credit for it. It renews
+    /// as a whole, so all of its services must say so.
+    pub auto_renewal: bool,
     /// One bit a location; `None` allows all.
     allowed: Option<Vec<u64>>,
     /// Its services, in the bundle's order.
@@ -211,6 +217,8 @@ pub struct Setup {
     location_index: HashMap<String, u32>,
     fleet_index: HashMap<String, u32>,
     latest_template: HashMap<String, usize>,
+    /// The versions of each template, by index.
+    template_versions: HashMap<String, Vec<usize>>,
 }
 
 #[derive(Deserialize)]
@@ -290,6 +298,7 @@ struct BundleDoc {
 struct TierDoc {
     tier: String,
     quota_multiplier: (i64, i64),
+    fee_multiplier: (i64, i64),
 }
 
 #[derive(Deserialize)]
@@ -305,6 +314,7 @@ struct TemplateServiceDoc {
     initial_quota: QuotaDoc,
     max_quota: QuotaDoc,
     rate_limit_per_day: Option<u32>,
+    auto_renewal: bool,
     overage_allowed: bool,
     overage_rate_minor: Option<i64>,
     hold_units: i64,
@@ -317,6 +327,7 @@ struct TemplateDoc {
     model: String,
     bundle_id: String,
     tier: String,
+    fee_minor: i64,
     service_duration_days: u32,
     billing_cycle: String,
     billing_cycle_days: i64,
@@ -371,13 +382,14 @@ impl Models {
         let mut models = Self::default();
         for (at, doc) in docs.iter().enumerate() {
             let file = format!("setup.models[{at}]");
-            let (kind, model) = match ModelKind::compile(&file, doc.get().as_bytes()) {
+            let (kind, mut model) = match ModelKind::compile(&file, doc.get().as_bytes()) {
                 Ok(compiled) => compiled,
                 Err(found) => {
                     faults.extend(found);
                     continue;
                 }
             };
+            model.counted_in = table_of_model(at);
             let slot = match kind {
                 ModelKind::Plan => {
                     models.plans.push(model);
@@ -428,6 +440,7 @@ impl Setup {
             location_index: HashMap::new(),
             fleet_index: HashMap::new(),
             latest_template: HashMap::new(),
+            template_versions: HashMap::new(),
         };
         // Locations and fleets of all markets first: a template may roam.
         for market in &doc.markets {
@@ -564,6 +577,10 @@ impl Setup {
         {
             *latest = index;
         }
+        self.template_versions
+            .entry(template.id.clone())
+            .or_default()
+            .push(index);
         self.templates.push(template);
     }
 
@@ -645,6 +662,9 @@ impl Setup {
             billing_cycle: doc.billing_cycle.clone(),
             billing_cycle_days: doc.billing_cycle_days,
             grace_ms: doc.grace_ms,
+            fee_minor: multiplied(doc.fee_minor, tier.fee_multiplier)
+                .ok_or_else(|| format!("fee {} overflows with the tier", doc.fee_minor))?,
+            auto_renewal: doc.services.iter().all(|service| service.auto_renewal),
             allowed: self.allowed(&doc.allowed_locations)?,
             services,
             swap,
@@ -687,22 +707,27 @@ impl Setup {
     /// One version of a template.
     #[must_use]
     pub fn template_version(&self, id: &str, version: u32) -> Option<usize> {
-        self.templates
-            .iter()
-            .position(|t| t.version == version && t.id == id)
+        let mut versions = self.template_versions.get(id)?.iter().copied();
+        versions.find(|at| self.templates[*at].version == version)
     }
+}
+
+/// A whole number times a tier's exact rational.
+fn multiplied(whole: i64, (numerator, denominator): (i64, i64)) -> Option<i64> {
+    let exact = i128::from(whole) * i128::from(numerator) / i128::from(denominator.max(1));
+    i64::try_from(exact).ok()
 }
 
 fn template_service(
     service: usize,
     doc: &TemplateServiceDoc,
-    (numerator, denominator): (i64, i64),
+    multiplier: (i64, i64),
 ) -> Result<TemplateService, String> {
     let place = |fault: String| format!("services.{}: {fault}", doc.service_id);
     let max = doc.max_quota.quota().map_err(place)?;
     let multiplied = |units: i64| {
-        let exact = i128::from(units) * i128::from(numerator) / i128::from(denominator.max(1));
-        i64::try_from(exact).map_err(|_| place(format!("quota {units} overflows with the tier")))
+        multiplied(units, multiplier)
+            .ok_or_else(|| place(format!("quota {units} overflows with the tier")))
     };
     // The tier lifts the cap as well: a PREMIUM customer gets twice the quota, and may top up as
     // far beyond it.

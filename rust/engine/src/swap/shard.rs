@@ -2,6 +2,7 @@
 
 use super::arrival::{Arrival, Envelope, is_clean_text};
 use super::asset::Asset;
+use super::coverage::ending;
 use super::event::Event;
 use super::outcome::Outcomes;
 use super::plan::{OWN_STATE, Plan};
@@ -12,7 +13,9 @@ use super::setup::Setup;
 use super::station::Station;
 use super::topics::EntityKind;
 use super::turn::{Lanes, Turn};
+use crate::core::chunk;
 use crate::core::codec::StateError;
+use crate::core::coverage::Counts;
 use crate::core::frame::{Origin, parse_signal};
 use crate::core::output::Lane;
 use crate::core::store::{SlotIndex, Store};
@@ -109,6 +112,12 @@ impl Shard {
         Some(self.applied[kind as usize]).filter(|offset| *offset >= 0)
     }
 
+    /// How often each place has been passed since the shard was opened.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        self.lanes.out.counts()
+    }
+
     /// When the next timer is due.
     pub fn next_due_ms(&mut self) -> Option<i64> {
         self.plans.next_due_ms()
@@ -138,6 +147,27 @@ impl Shard {
         }
         shard.applied = self.applied;
         Ok(shard)
+    }
+
+    /// A page of one kind's entities as changelog records: how many, packed, and where to go on.
+    #[must_use]
+    pub fn snapshot(
+        &self,
+        kind: EntityKind,
+        first: usize,
+        bytes_max: usize,
+    ) -> (usize, Vec<u8>, Option<usize>) {
+        let store = match kind {
+            EntityKind::Plan => &self.plans,
+            EntityKind::Station => &self.stations,
+            EntityKind::Asset => &self.assets,
+        };
+        let (mut records, mut data) = (0, Vec::new());
+        let next = store.page(first, bytes_max, |id, state| {
+            chunk::push(&mut data, id, Some(state));
+            records += 1;
+        });
+        (records, data, next)
     }
 
     /// Applies one record; whatever it holds, it ends in an outcome.
@@ -184,12 +214,14 @@ impl Shard {
             let key = String::from_utf8_lossy(key);
             let mut turn = self.turn(setup, origin, id.unwrap_or("-"), value);
             turn.dead_letter(reason, &key);
+            self.lanes.out.pass(ending(None, reason));
             return reason;
         };
         let Some(event) = Event::find(kind, frame.event) else {
             let mut turn = self.turn(setup, origin, id, value);
             turn.recorded_ms = frame.received_ms;
             turn.dead_letter(Reason::UnknownEvent, frame.event);
+            self.lanes.out.pass(ending(None, Reason::UnknownEvent));
             return Reason::UnknownEvent;
         };
         let arrival = Arrival {
@@ -201,7 +233,8 @@ impl Shard {
             raw: value,
         };
         let limits = setup.limits;
-        match request::parse(frame.payload, limits.payload_bytes_max, limits.nesting_max) {
+        let parsed = request::parse(frame.payload, limits.payload_bytes_max, limits.nesting_max);
+        let reason = match parsed {
             Ok(request) => match arrival.envelope(setup, &request) {
                 Ok(envelope) => self.dispatch(setup, &arrival, &request, &envelope),
                 Err(rejection) => {
@@ -218,7 +251,9 @@ impl Shard {
                 }
             },
             Err(rejection) => self.refuse(setup, &arrival, frame.correlation, &rejection),
-        }
+        };
+        self.lanes.out.pass(ending(Some(event), reason));
+        reason
     }
 
     /// A turn of which nothing is known yet but the record.
@@ -229,11 +264,10 @@ impl Shard {
         id: &'a str,
         raw: &'a [u8],
     ) -> Turn<'a> {
-        Turn {
-            origin: Some(origin),
-            raw,
-            ..Turn::new(setup, &mut self.lanes, id)
-        }
+        let mut turn = Turn::new(setup, &mut self.lanes, id);
+        turn.origin = Some(origin);
+        turn.raw = raw;
+        turn
     }
 
     fn refuse(
@@ -422,12 +456,10 @@ impl Shard {
             .as_ref()
             .filter(|session| session.due_ms <= due_ms)
             .map_or("".into(), |session| session.correlation_id.clone());
-        let mut turn = Turn {
-            event_ms: due_ms,
-            recorded_ms: due_ms,
-            correlation_id: &correlation_id,
-            ..Turn::new(setup, lanes, id)
-        };
+        let mut turn = Turn::new(setup, lanes, id);
+        turn.event_ms = due_ms;
+        turn.recorded_ms = due_ms;
+        turn.correlation_id = &correlation_id;
         rules::timers::fire(&mut PlanTurn::new(&mut turn, plan), plan);
         plan.clock_ms = plan.clock_ms.max(due_ms);
     }

@@ -77,6 +77,16 @@ impl EntityKind {
         NAMES[self as usize]
     }
 
+    /// Its name in the topic table.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plan => "plan",
+            Self::Station => "station",
+            Self::Asset => "asset",
+        }
+    }
+
     /// The field that names its entities in payloads.
     #[must_use]
     pub fn id_field(self) -> &'static str {

@@ -6,11 +6,12 @@ use super::reason::Reason;
 use super::setup::Setup;
 use super::topics::{self, Topic};
 use crate::core::frame::{self, Origin, OutboxKind};
-use crate::core::json::{write_digits, write_int, write_string};
+use crate::core::json::{write_digits, write_int, write_string, write_text_field};
 use crate::core::ledger::Chain;
 use crate::core::output::{Open, Outputs};
 use crate::core::partition::partition_for;
 use crate::core::time::write_rfc3339;
+use std::ops::Range;
 
 /// Seconds after which an undelivered echo or command is worthless.
 const EXPIRY_S: u64 = 300;
@@ -24,6 +25,20 @@ pub struct Lanes {
     pub partition: u32,
     /// Partitions of every topic.
     pub partitions: u32,
+    shared: Shared,
+}
+
+/// What several records of one turn say alike, written when the first of them needs it.
+#[derive(Debug, Default)]
+struct Shared {
+    /// A ledger entry up to the end of its id.
+    entry: Vec<u8>,
+    /// The plan, up to the entry's number in the chain.
+    plan: Vec<u8>,
+    /// The signal, its source and its times, up to the units.
+    cause: Vec<u8>,
+    /// A signal from its frame's time on to its own fields.
+    signal: Vec<u8>,
 }
 
 impl Lanes {
@@ -34,6 +49,7 @@ impl Lanes {
             out: Outputs::new(topics::COUNT, partitions),
             partition,
             partitions,
+            shared: Shared::default(),
         }
     }
 }
@@ -61,6 +77,10 @@ pub struct Turn<'a> {
     pub entries: u32,
     /// Whether the record has become a dead letter: once is enough.
     pub is_kept: bool,
+    /// Whether the lanes' text for entries is this turn's.
+    has_entry_text: bool,
+    /// Whether the lanes' text for signals is this turn's.
+    has_signal_text: bool,
 }
 
 /// Which ledger an entry belongs to.
@@ -113,6 +133,8 @@ impl<'a> Turn<'a> {
             raw: &[],
             entries: 0,
             is_kept: false,
+            has_entry_text: false,
+            has_signal_text: false,
         }
     }
 }
@@ -124,6 +146,9 @@ impl Turn<'_> {
             Ledger::Payment => Topic::LedgerPayment,
             Ledger::Service => Topic::LedgerService,
         };
+        if !self.has_entry_text {
+            self.share_entry_text();
+        }
         let mut record = self.open(topic);
         self.write_entry(&mut record.data, chain.seq + 1, currency, entry);
         chain.seal(&mut record.data, record.start);
@@ -131,52 +156,61 @@ impl Turn<'_> {
         self.entries += 1;
     }
 
-    fn write_entry(&self, out: &mut Vec<u8>, seq: u64, currency: &str, entry: &Entry<'_>) {
-        out.extend_from_slice(b"{\"v\":1,\"entry_id\":\"");
+    fn share_entry_text(&mut self) {
+        self.has_entry_text = true;
+        let Shared {
+            entry, plan, cause, ..
+        } = &mut self.lanes.shared;
+        entry.clear();
+        entry.extend_from_slice(b"{\"v\":1,\"entry_id\":\"");
+        plan.clear();
+        plan.extend_from_slice(b"\",\"plan_id\":");
+        write_string(plan, self.entity_id);
+        plan.extend_from_slice(b",\"seq\":");
+        cause.clear();
+        write_text_field(cause, "signal_id", self.correlation_id);
         match self.origin {
             Some(origin) => {
-                out.extend_from_slice(b"plan-");
-                write_digits(out, u64::from(origin.partition));
-                out.push(b'-');
-                write_int(out, origin.offset);
-                out.push(b'-');
-                write_digits(out, u64::from(self.entries));
+                entry.extend_from_slice(b"plan-");
+                write_digits(entry, u64::from(origin.partition));
+                entry.push(b'-');
+                write_int(entry, origin.offset);
+                entry.push(b'-');
+                cause.extend_from_slice(b",\"source\":\"");
+                cause.extend_from_slice(origin.topic.as_bytes());
+                cause.push(b'/');
+                write_digits(cause, u64::from(origin.partition));
+                cause.push(b'/');
+                write_int(cause, origin.offset);
             }
-            // A timer has no offset; the plan's sequence number is as unique.
             None => {
-                out.extend_from_slice(b"timer-");
-                out.extend_from_slice(self.entity_id.as_bytes());
-                out.push(b'-');
-                write_digits(out, seq);
+                entry.extend_from_slice(b"timer-");
+                entry.extend_from_slice(self.entity_id.as_bytes());
+                entry.push(b'-');
+                cause.extend_from_slice(b",\"source\":\"timer");
             }
         }
-        out.extend_from_slice(b"\",\"plan_id\":");
-        write_string(out, self.entity_id);
-        out.extend_from_slice(b",\"seq\":");
+        cause.extend_from_slice(b"\",\"event_at\":\"");
+        write_rfc3339(cause, self.event_ms);
+        cause.extend_from_slice(b"\",\"recorded_at\":\"");
+        write_rfc3339(cause, self.recorded_ms);
+        cause.extend_from_slice(b"\",\"units\":");
+    }
+
+    fn write_entry(&self, out: &mut Vec<u8>, seq: u64, currency: &str, entry: &Entry<'_>) {
+        let shared = &self.lanes.shared;
+        out.extend_from_slice(&shared.entry);
+        // A timer has no offset; the plan's sequence number is as unique.
+        let number = self.origin.map_or(seq, |_| u64::from(self.entries));
+        write_digits(out, number);
+        out.extend_from_slice(&shared.plan);
         write_digits(out, seq);
-        text_field(out, "kind", Some(entry.kind));
-        out.extend_from_slice(b",\"service_id\":");
+        write_text_field(out, "kind", entry.kind);
         match entry.service_id {
-            Some(id) => write_string(out, id),
-            None => out.extend_from_slice(b"null"),
+            Some(id) => write_text_field(out, "service_id", id),
+            None => out.extend_from_slice(b",\"service_id\":null"),
         }
-        text_field(out, "signal_id", Some(self.correlation_id));
-        out.extend_from_slice(b",\"source\":\"");
-        match self.origin {
-            Some(origin) => {
-                out.extend_from_slice(origin.topic.as_bytes());
-                out.push(b'/');
-                write_digits(out, u64::from(origin.partition));
-                out.push(b'/');
-                write_int(out, origin.offset);
-            }
-            None => out.extend_from_slice(b"timer"),
-        }
-        out.extend_from_slice(b"\",\"event_at\":\"");
-        write_rfc3339(out, self.event_ms);
-        out.extend_from_slice(b"\",\"recorded_at\":\"");
-        write_rfc3339(out, self.recorded_ms);
-        out.extend_from_slice(b"\",\"units\":");
+        out.extend_from_slice(&shared.cause);
         write_int(out, entry.units);
         if entry.held_units != 0 {
             out.extend_from_slice(b",\"held_units\":");
@@ -184,7 +218,7 @@ impl Turn<'_> {
         }
         out.extend_from_slice(b",\"amount_minor\":");
         write_int(out, entry.amount_minor);
-        text_field(out, "currency", Some(currency));
+        write_text_field(out, "currency", currency);
         text_field(out, "payment_id", entry.payment_id);
         text_field(out, "asset_id", entry.asset_id);
         text_field(out, "returned_asset_id", entry.returned_asset_id);
@@ -206,11 +240,24 @@ impl Turn<'_> {
 
     /// Sends an MQTT message; `payload` writes its body.
     pub fn publish(&mut self, kind: OutboxKind, topic: &str, payload: impl FnOnce(&mut Vec<u8>)) {
+        self.publish_on(kind, &[topic], payload);
+    }
+
+    /// Sends an MQTT message on a topic in parts; tells where the body lies in the lane.
+    pub fn publish_on(
+        &mut self,
+        kind: OutboxKind,
+        topic: &[&str],
+        payload: impl FnOnce(&mut Vec<u8>),
+    ) -> Range<usize> {
         let mut record = self.open(Topic::Outbox);
         let out = &mut record.data;
         frame::outbox_header(out, kind, EXPIRY_S, self.correlation_id, topic);
+        let start = out.len();
         payload(out);
+        let body = start..out.len();
         self.lanes.out.close(record);
+        body
     }
 
     /// Sends a signal to another entity; `fields` writes the rest of its JSON object.
@@ -221,21 +268,35 @@ impl Turn<'_> {
         event: Event,
         fields: impl FnOnce(&mut Vec<u8>),
     ) {
+        if !self.has_signal_text {
+            self.share_signal_text();
+        }
         let key = entity_id.as_bytes();
         let partition = partition_for(key, self.lanes.partitions);
         let mut record = self.lanes.out.open(topic as usize, partition, key);
         let out = &mut record.data;
-        frame::signal_header(out, event.name(), self.recorded_ms);
-        out.extend_from_slice(b"{\"at_ms\":");
-        write_int(out, self.event_ms);
-        text_field(out, "correlation_id", Some(self.correlation_id));
+        frame::signal_event(out, event.name());
+        out.extend_from_slice(&self.lanes.shared.signal);
         fields(out);
         out.push(b'}');
         self.lanes.out.close(record);
     }
 
+    fn share_signal_text(&mut self) {
+        self.has_signal_text = true;
+        let text = &mut self.lanes.shared.signal;
+        text.clear();
+        frame::signal_rest(text, self.recorded_ms);
+        text.extend_from_slice(b"{\"at_ms\":");
+        write_int(text, self.event_ms);
+        write_text_field(text, "correlation_id", self.correlation_id);
+    }
+
     /// The same turn under another correlation id.
     pub fn on_behalf_of<'b>(&'b mut self, correlation_id: &'b str) -> Turn<'b> {
+        // The text that the lanes have becomes the other turn's.
+        self.has_entry_text = false;
+        self.has_signal_text = false;
         Turn {
             setup: self.setup,
             lanes: self.lanes,
@@ -264,11 +325,9 @@ impl Turn<'_> {
 }
 
 /// Appends `,"name":"text"`, or nothing without a text.
-pub fn text_field(out: &mut Vec<u8>, name: &str, text: Option<&str>) {
+#[inline(always)]
+pub fn text_field(out: &mut Vec<u8>, name: &'static str, text: Option<&str>) {
     if let Some(text) = text {
-        out.extend_from_slice(b",\"");
-        out.extend_from_slice(name.as_bytes());
-        out.extend_from_slice(b"\":");
-        write_string(out, text);
+        write_text_field(out, name, text);
     }
 }

@@ -1,5 +1,6 @@
 //! The names that the swap domain's rules use; models may use no others.
 
+use super::model_check;
 use crate::core::fsm::{Model, Tags, Vocabulary};
 
 /// Defines an enum whose discriminants are the vocabulary's indices, with its names beside it.
@@ -156,6 +157,7 @@ names! {
     Returned = "ASSET_RETURNED",
     DamageReported = "DAMAGE_REPORTED",
     RepairCompleted = "REPAIR_COMPLETED",
+    Available = "ASSET_AVAILABLE",
     GpsSilent = "GPS_SILENT",
     LostDetected = "ASSET_LOST_DETECTED",
     Found = "ASSET_FOUND",
@@ -172,12 +174,27 @@ names! {
     TimeOut = "TIME_OUT",
 }
 
+names! {
+    /// What a state of a battery's life means to the rules.
+    LifeTag, LIFE_TAGS:
+    Held = "held",
+    Lost = "lost",
+}
+
+impl LifeTag {
+    /// The tag as a bit.
+    #[must_use]
+    pub fn bit(self) -> Tags {
+        1 << self as u32
+    }
+}
+
 /// The vocabulary of the model of a battery's life.
 pub const ASSET: Vocabulary = Vocabulary {
     cycles: &["life"],
     signals: LIFE_SIGNALS,
     externals: LIFE_EVENTS,
-    tags: &["held", "lost"],
+    tags: LIFE_TAGS,
     conditions: &[],
 };
 
@@ -239,7 +256,17 @@ impl ModelKind {
     /// Every fault, with file and path.
     pub fn compile(file: &str, json: &[u8]) -> Result<(Self, Model), Vec<String>> {
         let kind = Self::of(file, json).map_err(|fault| vec![fault])?;
-        Model::compile(file, json, kind.vocabulary()).map(|model| (kind, model))
+        let model = Model::compile(file, json, kind.vocabulary())?;
+        let faults = match kind {
+            Self::Plan => model_check::plan_faults(file, &model),
+            Self::Session => model_check::session_faults(file, &model),
+            Self::Asset => Vec::new(),
+        };
+        if faults.is_empty() {
+            Ok((kind, model))
+        } else {
+            Err(faults)
+        }
     }
 }
 
@@ -372,5 +399,80 @@ mod tests {
             let faults = faults_after(change);
             assert!(faults.contains(want), "wanted {want:?} in:\n{faults}");
         }
+    }
+
+    fn refused(text: &str, change: impl FnOnce(&mut Value)) -> String {
+        let mut doc: Value = serde_json::from_str(text).expect("valid JSON");
+        change(&mut doc);
+        ModelKind::compile("m.json", doc.to_string().as_bytes())
+            .expect_err("refused")
+            .join("\n")
+    }
+
+    #[test]
+    fn a_session_that_waits_must_take_what_may_come() {
+        for (at, signal) in [(2, "ALLOCATE"), (3, "ISSUE"), (4, "DENY"), (5, "TIME_OUT")] {
+            let faults = refused(SWAP_SESSION, |doc| {
+                doc["cycles"]["session"]["transitions"][at]["from"] = json!("REQUESTED");
+            });
+            let state = "m.json: cycles.session.states[2]: state \"ALLOCATING\"";
+            assert_eq!(
+                faults,
+                format!("{state} waits for ARM and does not take {signal}")
+            );
+        }
+        let faults = refused(SWAP_SESSION, |doc| {
+            let rows = &mut doc["cycles"]["session"]["transitions"];
+            rows[0]["signal"] = json!("DENY");
+            rows[4]["signal"] = json!("BIND");
+        });
+        assert!(
+            faults.starts_with(
+                "m.json: cycles.session.states[0]: state \"REQUESTED\" must take BIND"
+            )
+        );
+    }
+
+    #[test]
+    fn an_answer_ends_a_session() {
+        let faults = refused(SWAP_SESSION, |doc| {
+            let rows = doc["cycles"]["session"]["transitions"]
+                .as_array_mut()
+                .expect("array");
+            rows[3]["to"] = json!("BOUND");
+            rows.push(json!({"from": "REQUESTED", "signal": "ISSUE", "to": "ISSUED"}));
+        });
+        assert!(
+            faults.ends_with("\"ALLOCATING\" goes to no final state on ISSUE"),
+            "{faults}"
+        );
+    }
+
+    #[test]
+    fn what_a_timer_brings_must_be_taken() {
+        let faults = refused(V1, |doc| {
+            let rows = doc["compression"].as_array_mut().expect("array");
+            let row = rows
+                .iter_mut()
+                .find(|row| row["external"] == "SUBSCRIPTION_PERIOD_ENDED")
+                .expect("a row");
+            row["when"] = json!(["CURRENT", "RENEWAL_DUE", "FINAL_DUE"]);
+        });
+        assert_eq!(
+            faults,
+            "m.json: compression: SUBSCRIPTION_PERIOD_ENDED becomes SUBSCRIPTION_EXPIRED in state FINAL_DUE of cycle payment, which does not take it: no one is there to be refused"
+        );
+        let faults = refused(V1, |doc| {
+            let rows = doc["compression"].as_array_mut().expect("array");
+            let row = rows
+                .iter_mut()
+                .find(|row| row["external"] == "SERVICE_ACTIVATED")
+                .expect("a row");
+            row["when"] = json!("*");
+        });
+        assert!(
+            faults.contains("SERVICE_ACTIVATED becomes DEPOSIT_CONFIRMED in state BATTERY_ISSUED of cycle service"),
+            "{faults}"
+        );
     }
 }

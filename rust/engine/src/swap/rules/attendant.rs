@@ -6,7 +6,7 @@ use super::{PlanTurn, Ruling};
 use crate::core::decimal;
 use crate::swap::echo::write_plan_states;
 use crate::swap::event::Event;
-use crate::swap::plan::Plan;
+use crate::swap::plan::{Core, Plan};
 use crate::swap::reason::{Reason, Rejection};
 use crate::swap::request::{Request, require};
 use crate::swap::turn::{Entry, Ledger, text_field};
@@ -32,11 +32,8 @@ pub fn validate(turn: &mut PlanTurn<'_, '_>, plan: &Plan, request: &Request<'_>)
             ensure(plan.core.initialized, Reason::StatesNotInitialized),
         ),
         ("payment", payment(turn, plan)),
-        ("quota", turn.check_quota(&plan.core, 1, energy)),
-        (
-            "rate_limit",
-            turn.check_rate(&plan.core, turn.turn.event_ms),
-        ),
+        ("quota", quota(turn, &plan.core, energy)),
+        ("rate_limit", rate(turn, &plan.core)),
         ("battery", battery(plan, request)),
     ];
     let first = verdicts
@@ -77,6 +74,22 @@ fn payment(turn: &PlanTurn<'_, '_>, plan: &Plan) -> Result<(), Rejection> {
         plan.core.is_served(turn.model, turn.turn.event_ms),
         Reason::PaymentNotCurrent,
     )
+}
+
+/// A replacement that is owed needs no quota; before the first grant there is none to speak of.
+fn quota(turn: &PlanTurn<'_, '_>, core: &Core, energy: i64) -> Result<(), Rejection> {
+    ensure(core.initialized, Reason::StatesNotInitialized)?;
+    if core.replacement_owed {
+        return Ok(());
+    }
+    turn.check_quota(core, 1, energy)
+}
+
+fn rate(turn: &PlanTurn<'_, '_>, core: &Core) -> Result<(), Rejection> {
+    if core.replacement_owed {
+        return Ok(());
+    }
+    turn.check_rate(core, turn.turn.event_ms)
 }
 
 /// The battery that the rider brings must be the one on record; without one, none may be.

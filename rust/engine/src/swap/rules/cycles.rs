@@ -14,11 +14,14 @@ impl PlanTurn<'_, '_> {
         for cycle in Cycle::ALL {
             let other = core.tags(self.model, cycle.other());
             let state = core.states[cycle as usize];
-            for &signal in self
+            let becomes = self
                 .model
-                .compress(cycle as usize, state, external as u8, other)
-            {
+                .compress(cycle as usize, state, external as u8, other);
+            for &signal in becomes.signals {
                 self.step(core, cycle, signal)?;
+            }
+            if let Some(place) = becomes.place {
+                self.turn.lanes.out.pass(place);
             }
         }
         Ok(())
@@ -52,6 +55,7 @@ impl PlanTurn<'_, '_> {
         };
         let was_in_grace = core.has(self.model, Cycle::Payment, Tag::Grace);
         core.states[cycle as usize] = step.next;
+        self.turn.lanes.out.pass(step.place);
         self.inputs.push((cycle, signal));
         self.outputs.extend(step.output);
         if core.has(self.model, Cycle::Payment, Tag::Grace) {

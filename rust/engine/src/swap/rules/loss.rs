@@ -8,7 +8,7 @@ use crate::core::json::write_string;
 use crate::core::time::write_rfc3339;
 use crate::swap::echo::write_plan_states;
 use crate::swap::event::Event;
-use crate::swap::plan::{Plan, Session};
+use crate::swap::plan::{Core, Plan, Session};
 use crate::swap::reason::{Reason, Rejection};
 use crate::swap::request::{Request, optional_id, require, require_id};
 use crate::swap::topics::Topic;
@@ -70,8 +70,10 @@ fn mark_lost(
     plan: &mut Plan,
     asset_id: &str,
 ) -> Result<(), Rejection> {
+    // Where the end has been asked for already, finding the battery must not reopen the plan.
+    plan.core.cancel_requested |= plan.core.has(turn.model, Cycle::Service, Tag::Ending);
     turn.external(&mut plan.core, External::AssetLostDetected)?;
-    asset_entry(turn, plan, "asset_lost", asset_id);
+    asset_entry(turn, plan, "asset_lost", asset_id, None);
     Ok(())
 }
 
@@ -84,16 +86,53 @@ pub fn found(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_>
     if plan.core.holder_of(asset_id).is_none() {
         return Ok(Reason::Duplicate);
     }
-    turn.external(&mut plan.core, External::AssetFound)?;
-    asset_entry(turn, plan, "asset_found", asset_id);
+    mark_found(turn, plan, asset_id, request.location_id.as_deref())?;
     give_back(plan, asset_id);
-    notify(turn, plan, "BATTERY_FOUND", asset_id, None);
     let core = &mut plan.core;
     if core.cancel_requested && turn.takes(core, Cycle::Service, Fundamental::ServiceCancelled) {
         turn.external(core, External::CancellationConfirmed)?;
         core.cancel_requested = false;
     }
+    notify(
+        turn,
+        plan,
+        "BATTERY_FOUND",
+        asset_id,
+        request.location_id.as_deref(),
+    );
     Ok(Reason::Ok)
+}
+
+fn mark_found(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    asset_id: &str,
+    location_id: Option<&str>,
+) -> Result<(), Rejection> {
+    turn.external(&mut plan.core, External::AssetFound)?;
+    asset_entry(turn, plan, "asset_found", asset_id, location_id);
+    Ok(())
+}
+
+/// A battery on record comes back over a counter or through a door; a lost one is found by that.
+/// Says whether it was lost.
+///
+/// # Errors
+/// A rejected transition.
+pub fn bring_back(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    asset_id: &str,
+    location_id: &str,
+) -> Result<bool, Rejection> {
+    let was_lost = plan.core.has(turn.model, Cycle::Service, Tag::Lost)
+        && plan.core.holder_of(asset_id).is_some();
+    if was_lost {
+        mark_found(turn, plan, asset_id, Some(location_id))?;
+    } else {
+        turn.external(&mut plan.core, External::AssetReturned)?;
+    }
+    Ok(was_lost)
 }
 
 /// `continue_service`: what the customer chose after a battery was found.
@@ -121,10 +160,11 @@ pub fn continue_service(
     Ok(Reason::Ok)
 }
 
-/// The battery was found damaged at a station: the rider who holds it gets another one there.
+/// The battery was found damaged: the rider who holds it is owed another one, and gets it at the
+/// station where it was scanned, or else with the next swap.
 ///
 /// # Errors
-/// None that matters to the rider: what cannot be replaced now is told to the customer.
+/// None that matters to the rider: what cannot be replaced now stays owed.
 pub fn damaged(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_>) -> Ruling {
     let asset_id = require_id(&request.asset_id, "asset_id")?;
     let Some(account) = plan.core.holder_of(asset_id) else {
@@ -135,10 +175,12 @@ pub fn damaged(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'
         .location_id
         .as_deref()
         .and_then(|id| turn.setup.location(id));
+    if plan.core.has(turn.model, Cycle::Service, Tag::Ending) || plan.core.cancel_requested {
+        return Ok(Reason::Ok);
+    }
+    plan.core.replacement_owed = true;
     let can_replace = plan.core.session.is_none()
-        && turn.takes(&plan.core, Cycle::Service, Fundamental::BatteryReturned)
-        && !plan.core.has(turn.model, Cycle::Service, Tag::Ending)
-        && !plan.core.cancel_requested;
+        && turn.takes(&plan.core, Cycle::Service, Fundamental::BatteryReturned);
     if let Some(location) = location.filter(|_| can_replace) {
         let session = Session {
             correlation_id: turn.turn.correlation_id.into(),
@@ -162,6 +204,17 @@ pub fn damaged(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'
 }
 
 impl PlanTurn<'_, '_> {
+    /// The customer goes on by taking another battery: a state that awaits the choice has it.
+    ///
+    /// # Errors
+    /// A rejected transition.
+    pub fn go_on(&mut self, core: &mut Core) -> Result<(), Rejection> {
+        if self.takes(core, Cycle::Service, Fundamental::BatteryIssued) {
+            return Ok(());
+        }
+        self.external(core, External::ServiceContinuationApproved)
+    }
+
     /// The replacement fee for a lost battery is paid: ARM writes it off, the plan comes to rest.
     ///
     /// # Errors
@@ -182,7 +235,7 @@ impl PlanTurn<'_, '_> {
             .collect();
         let plan_id = self.turn.entity_id;
         for asset_id in lost {
-            asset_entry(self, plan, "asset_settled", &asset_id);
+            asset_entry(self, plan, "asset_settled", &asset_id, None);
             give_back(plan, &asset_id);
             self.turn
                 .send(Topic::SignalsAsset, &asset_id, Event::AssetSettled, |out| {
@@ -204,7 +257,13 @@ fn give_back(plan: &mut Plan, asset_id: &str) {
     }
 }
 
-fn asset_entry(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, kind: &'static str, asset_id: &str) {
+fn asset_entry(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    kind: &'static str,
+    asset_id: &str,
+    location_id: Option<&str>,
+) {
     let Some(account) = plan.core.holder_of(asset_id) else {
         return;
     };
@@ -212,6 +271,7 @@ fn asset_entry(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, kind: &'static str,
     let entry = Entry {
         kind,
         asset_id: Some(asset_id),
+        location_id,
         ..Entry::default()
     };
     turn.account_entry(&mut plan.core, Ledger::Service, account, before, entry);
@@ -228,7 +288,8 @@ pub fn notify(
     let topic = format!("emit/abs/bss/plan/{}/notification", turn.turn.entity_id);
     let (plan_id, at_ms) = (turn.turn.entity_id, turn.turn.event_ms);
     let correlation_id = turn.turn.correlation_id;
-    let options: &[u8] = if signal == "BATTERY_FOUND" {
+    let has_choice = !plan.core.has(turn.model, Cycle::Service, Tag::AtRest);
+    let options: &[u8] = if signal == "BATTERY_FOUND" && has_choice {
         b",\"options\":[\"new_battery\",\"terminate\"]"
     } else {
         b""

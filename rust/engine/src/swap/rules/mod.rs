@@ -8,6 +8,7 @@ pub mod loss;
 pub mod odoo;
 pub mod payment;
 pub mod quota;
+pub mod renewal;
 pub mod reversal;
 pub mod self_service;
 pub mod staffed;

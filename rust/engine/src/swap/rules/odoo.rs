@@ -156,8 +156,13 @@ fn renew_if_new(
 }
 
 fn end(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, sync: &Sync<'_>) -> Result<(), Rejection> {
-    turn.external(&mut plan.core, External::FinalPaymentTriggered)?;
-    if sync.subscription == SubscriptionState::Closed && sync.payment == PaymentState::Paid {
+    let is_paid =
+        sync.subscription == SubscriptionState::Closed && sync.payment == PaymentState::Paid;
+    // A state that takes the final payment as it is need not ask for it first.
+    if !is_paid || !turn.takes(&plan.core, Cycle::Payment, Fundamental::FinalPaymentPaid) {
+        turn.external(&mut plan.core, External::FinalPaymentTriggered)?;
+    }
+    if is_paid {
         turn.settle_finally(plan, sync.amount_minor, &sync.payment_id("final"))?;
     }
     cancel(turn, plan)

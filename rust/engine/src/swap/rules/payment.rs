@@ -1,4 +1,4 @@
-//! Payments: deposit, top-up of one service, renewal, final payment; a payment id applies once.
+//! Payments: deposit, top-up of one service, settlement, final payment; a payment id applies once.
 
 use super::{PlanTurn, Ruling};
 use crate::core::decimal;
@@ -9,7 +9,7 @@ use crate::core::time::write_rfc3339;
 use crate::swap::account::Balance;
 use crate::swap::echo::write_plan_states;
 use crate::swap::event::Event;
-use crate::swap::plan::{Core, Payment, Plan};
+use crate::swap::plan::{Core, PaidFor, Payment, Plan};
 use crate::swap::reason::{Reason, Rejection};
 use crate::swap::request::{Request, require};
 use crate::swap::setup::Quota;
@@ -61,7 +61,7 @@ impl PlanTurn<'_, '_> {
             id,
             amount_minor,
             returned_minor: 0,
-            account: None,
+            paid_for: PaidFor::Plan,
         });
         Ok(())
     }
@@ -109,6 +109,7 @@ impl PlanTurn<'_, '_> {
                 self.external(&mut plan.core, External::ServiceActivated)
             }
             "TOP_UP" => self.top_up(plan, request, amount, payment_id, deficit),
+            "RENEWAL" => self.pay_renewal(plan, amount, payment_id),
             "SETTLEMENT" => self.settle_loss(plan, amount, payment_id),
             other => Err(Rejection::new(
                 Reason::UnknownValue,
@@ -130,7 +131,7 @@ impl PlanTurn<'_, '_> {
             .find(|&account| self.service(account).1.id == service_id)
             .ok_or_else(|| Rejection::new(Reason::ServiceNotInBundle, service_id))?;
         if let Some(payment) = plan.payments.last_mut() {
-            payment.account = Some(account);
+            payment.paid_for = PaidFor::Account(account);
         }
         if !plan.core.initialized {
             return Err(Reason::StatesNotInitialized.into());
@@ -288,28 +289,6 @@ impl PlanTurn<'_, '_> {
         core.period_ended = false;
     }
 
-    /// Renews: a new period, new quotas.
-    ///
-    /// # Errors
-    /// A rejected transition.
-    pub fn renew(
-        &mut self,
-        core: &mut Core,
-        amount_minor: i64,
-        payment_id: &str,
-    ) -> Result<(), Rejection> {
-        let was_due = core.has(self.model, Cycle::Payment, Tag::Grace);
-        self.external(core, External::RenewalConfirmed)?;
-        self.money_entry(core, "renewal", amount_minor, payment_id);
-        self.start_period(core);
-        if core.initialized {
-            // Paid ahead of time, what is left of the running cycle goes over into the new one.
-            self.close_cycle(core, was_due);
-            self.grant_all(core);
-        }
-        self.external(core, External::ServiceActivated)
-    }
-
     /// Ends the payment cycle, as far as the model lets it.
     ///
     /// # Errors
@@ -321,9 +300,12 @@ impl PlanTurn<'_, '_> {
         payment_id: &str,
     ) -> Result<(), Rejection> {
         if self.takes(&plan.core, Cycle::Payment, Fundamental::FinalPaymentPaid) {
-            self.claim(plan, payment_id, amount_minor)?;
+            let claimed = self.claim(plan, payment_id, amount_minor);
             self.external(&mut plan.core, External::FinalPaymentConfirmed)?;
-            self.money_entry(&mut plan.core, "final_payment", amount_minor, payment_id);
+            // Odoo closes with the last invoice that there was: nothing is open, nothing came in.
+            if claimed.is_ok() {
+                self.money_entry(&mut plan.core, "final_payment", amount_minor, payment_id);
+            }
         }
         Ok(())
     }

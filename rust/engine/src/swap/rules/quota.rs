@@ -234,6 +234,7 @@ impl<'a> PlanTurn<'_, 'a> {
     /// # Errors
     /// A rejected transition, if the model lists none for the signal.
     pub fn settle_quota(&mut self, core: &mut Core) -> Result<(), Rejection> {
+        self.renew_if_exhausted(core)?;
         if core.is_exhausted(self.signed) {
             self.external(core, External::QuotaLimitReached)
         } else {

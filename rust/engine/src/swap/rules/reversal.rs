@@ -1,16 +1,16 @@
-//! `payment_reversal`: a payment is paid back, or has bounced.
+//! `payment_reversal`: a payment is paid back, or has bounced; never out of another one's money.
 
 use super::payment::payment_reference;
 use super::{PlanTurn, Ruling};
 use crate::core::dedupe::strong_id;
 use crate::swap::echo::write_plan_states;
 use crate::swap::event::Event;
-use crate::swap::plan::{Core, Plan};
+use crate::swap::plan::{Core, PaidFor, Payment, Plan};
 use crate::swap::reason::{Reason, Rejection};
 use crate::swap::request::{Request, require};
 use crate::swap::setup::Quota;
 use crate::swap::turn::{Entry, Ledger};
-use crate::swap::vocabulary::{Cycle, External, Tag};
+use crate::swap::vocabulary::{Cycle, Tag};
 
 /// How money goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +49,7 @@ pub fn payment_reversal(
         .position(|payment| payment.id == id)
         .ok_or_else(|| Rejection::new(Reason::UnknownPayment, payment_id))?;
     let payment = plan.payments[at];
-    let left = payment.amount_minor - payment.returned_minor;
+    let left = payment.kept_minor();
     let amount = match request.payment_amount {
         Some(text) => turn.amount(Some(text), "payment_amount")?,
         None => left,
@@ -61,9 +61,21 @@ pub fn payment_reversal(
     if amount == 0 {
         return Err(Rejection::new(Reason::NumberOutOfRange, "payment_amount 0"));
     }
-    match payment.account {
-        Some(account) => from_account(turn, &mut plan.core, account, amount, way, payment_id)?,
-        None => from_plan(turn, &mut plan.core, amount, way, payment_id)?,
+    let own = unspent(turn, plan, at).min(amount);
+    if own < amount && way == Way::Refund {
+        let detail = format!("{} minor units have been used", amount - own);
+        return Err(Rejection::new(Reason::RefundExceedsBalance, detail));
+    }
+    match payment.paid_for {
+        PaidFor::Account(account) => {
+            let back = Back { amount, own };
+            from_account(turn, &mut plan.core, account, back, way, payment_id)?;
+        }
+        PaidFor::Credit => {
+            plan.core.credit_minor -= amount;
+            money_back(turn, &mut plan.core, amount, way, payment_id);
+        }
+        PaidFor::Plan => from_plan(turn, &mut plan.core, amount, way, payment_id)?,
     }
     plan.payments[at].returned_minor += amount;
     let (setup, at_ms) = (turn.setup, turn.turn.event_ms);
@@ -79,23 +91,58 @@ pub fn payment_reversal(
     Ok(Reason::Ok)
 }
 
-/// Out of a service's account: its credit, then units that were bought and not used.
+/// What of one payment is not used: as credit, or as bought units that are left; all of one for the
+/// plan as a whole. The money of older payments is used before that of newer ones, so what is left
+/// is the newest payments'.
+fn unspent(turn: &PlanTurn<'_, '_>, plan: &Plan, at: usize) -> i64 {
+    let payment = &plan.payments[at];
+    let left = match payment.paid_for {
+        PaidFor::Plan => return payment.kept_minor(),
+        PaidFor::Credit => plan.core.credit_minor,
+        PaidFor::Account(account) => {
+            let lots = sellable_lots(turn, &plan.core, account);
+            plan.core.accounts[account].balance.credit_minor + lots * lot_minor(turn, account)
+        }
+    };
+    let newer: i64 = plan.payments[at + 1..]
+        .iter()
+        .filter(|other| other.paid_for == payment.paid_for)
+        .map(Payment::kept_minor)
+        .sum();
+    (left - newer).clamp(0, payment.kept_minor())
+}
+
+fn lot_minor(turn: &PlanTurn<'_, '_>, account: usize) -> i64 {
+    turn.service(account).1.price.lot_minor
+}
+
+/// Whole lots of bought units that are neither used nor held.
+fn sellable_lots(turn: &PlanTurn<'_, '_>, core: &Core, account: usize) -> i64 {
+    let state = &core.accounts[account];
+    let left = state.balance.left().unwrap_or(0);
+    state.bought.min(left).max(0) / turn.service(account).1.price.lot_units
+}
+
+/// What goes back of a payment.
+struct Back {
+    amount: i64,
+    /// Of `amount`, what the payment has left.
+    own: i64,
+}
+
+/// Out of a service's account: its credit, then the payment's own units that are not used.
 fn from_account(
     turn: &mut PlanTurn<'_, '_>,
     core: &mut Core,
     account: usize,
-    amount: i64,
+    back: Back,
     way: Way,
     payment_id: &str,
 ) -> Result<(), Rejection> {
-    let missing = amount - core.accounts[account].balance.credit_minor;
-    if missing > 0 {
+    let Back { amount, own } = back;
+    let missing = own - core.accounts[account].balance.credit_minor;
+    if own > 0 && missing > 0 {
         sell_back(turn, core, account, missing, payment_id);
-    }
-    let short = amount - core.accounts[account].balance.credit_minor;
-    if short > 0 && way == Way::Refund {
-        let detail = format!("{short} minor units have been used");
-        return Err(Rejection::new(Reason::RefundExceedsBalance, detail));
     }
     let before = core.accounts[account].balance;
     core.accounts[account].balance.credit_minor -= amount;
@@ -129,17 +176,16 @@ fn sell_back(
 ) {
     let price = turn.service(account).1.price;
     let before = core.accounts[account].balance;
-    let (Quota::Finite(quota), Some(left)) = (before.quota, before.left()) else {
+    let Quota::Finite(quota) = before.quota else {
         return;
     };
-    let state = &mut core.accounts[account];
-    let sellable = state.bought.min(left).max(0) / price.lot_units;
-    let lots =
-        (missing / price.lot_minor + i64::from(missing % price.lot_minor != 0)).min(sellable);
+    let lots = (missing / price.lot_minor + i64::from(missing % price.lot_minor != 0))
+        .min(sellable_lots(turn, core, account));
     if lots <= 0 {
         return;
     }
     let (units, money) = (lots * price.lot_units, lots * price.lot_minor);
+    let state = &mut core.accounts[account];
     state.balance.quota = Quota::Finite(quota - units);
     state.balance.credit_minor += money;
     state.bought -= units;
@@ -162,16 +208,25 @@ fn from_plan(
     way: Way,
     payment_id: &str,
 ) -> Result<(), Rejection> {
-    match way {
-        Way::Refund => turn.money_entry(core, "refund", amount, payment_id),
-        Way::Reversal => {
-            turn.money_entry(core, "reversal", -amount, payment_id);
-            // What paid for the period is gone: it is as if it had ended.
-            if core.has(turn.model, Cycle::Payment, Tag::Paid) {
-                core.period_ended = true;
-                turn.external(core, External::SubscriptionPeriodEnded)?;
-            }
-        }
+    money_back(turn, core, amount, way, payment_id);
+    // What paid for the period is gone: it is as if it had ended, even for a plan that waits for
+    // renewal only because its quota is used up.
+    let payment = core.tags(turn.model, Cycle::Payment);
+    if way == Way::Reversal && payment & (Tag::Paid.bit() | Tag::Grace.bit()) != 0 {
+        turn.end_period(core)?;
     }
     Ok(())
+}
+
+fn money_back(
+    turn: &mut PlanTurn<'_, '_>,
+    core: &mut Core,
+    amount: i64,
+    way: Way,
+    payment_id: &str,
+) {
+    match way {
+        Way::Refund => turn.money_entry(core, "refund", amount, payment_id),
+        Way::Reversal => turn.money_entry(core, "reversal", -amount, payment_id),
+    }
 }

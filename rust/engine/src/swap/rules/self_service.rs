@@ -1,6 +1,6 @@
 //! `customer_binding`: one self-service swap, W1–W5, with ARM's answer or its silence.
 
-use super::loss::notify;
+use super::loss::{bring_back, notify};
 use super::odoo::recover;
 use super::quota::SwapFacts;
 use super::staffed::{assign_asset, energy, return_asset};
@@ -12,6 +12,7 @@ use crate::core::json::{write_digits, write_string};
 use crate::core::time::write_rfc3339;
 use crate::swap::echo::write_plan_states;
 use crate::swap::event::Event;
+use crate::swap::model_check::CHECKED_AT_LOAD;
 use crate::swap::plan::{Core, Plan, Session};
 use crate::swap::reason::{Reason, Rejection};
 use crate::swap::request::{Request, optional_id, require, require_id};
@@ -47,10 +48,11 @@ pub fn customer_binding(
         .ok_or_else(|| Rejection::new(Reason::UnknownLocation, location_id))?;
     let account = required_assets(turn, &plan.core, request)?;
     turn.external(&mut plan.core, External::AssetIdsResolved)?;
-    let energy = service_intent(turn, &plan.core, location, location_id, account)?;
+    let (swaps, energy) = service_intent(turn, &plan.core, location, location_id, account)?;
     turn.external(&mut plan.core, External::IntentSignalEmitted)?;
-    let returned = returned_battery(turn, &plan.core, request, account)?;
     turn.external(&mut plan.core, External::BindingEstablished)?;
+    // Asked of the machines after W1 to W3, which a model may give a meaning.
+    let returned = returned_battery(turn, &plan.core, request, account)?;
     allocate(
         turn,
         plan,
@@ -59,7 +61,7 @@ pub fn customer_binding(
             location,
             account,
             returned,
-            held_swaps: i64::from(turn.signed.swap.is_some()),
+            held_swaps: swaps,
             held_energy: energy,
             attempt: 1,
             state: turn.setup.session_model.cycles[0].initial,
@@ -93,15 +95,15 @@ fn required_assets(
         .ok_or_else(|| Rejection::new(Reason::FleetNotInBundle, fleet_id))
 }
 
-/// W2 `emitServiceIntentSignal`: location, payment, quota and the day's limit; returns the energy
-/// to hold.
+/// W2 `emitServiceIntentSignal`: location, payment, quota and the day's limit; returns the swaps
+/// and the energy to hold, which are none if a replacement is owed.
 fn service_intent(
     turn: &mut PlanTurn<'_, '_>,
     core: &Core,
     location: u32,
     location_id: &str,
     account: usize,
-) -> Result<i64, Rejection> {
+) -> Result<(i64, i64), Rejection> {
     if !turn.signed.allows(location) {
         return Err(Rejection::new(Reason::LocationNotAllowed, location_id));
     }
@@ -114,11 +116,15 @@ fn service_intent(
     if !core.is_served(turn.model, turn.turn.event_ms) {
         return Err(Reason::PaymentNotCurrent.into());
     }
-    let energy = energy_to_hold(turn, core);
-    turn.check_quota(core, 1, energy.max(i64::from(turn.signed.energy.is_some())))?;
-    turn.check_rate(core, turn.turn.event_ms)?;
+    let mut holds = (0, 0);
+    if !core.replacement_owed {
+        let energy = energy_to_hold(turn, core);
+        turn.check_quota(core, 1, energy.max(i64::from(turn.signed.energy.is_some())))?;
+        turn.check_rate(core, turn.turn.event_ms)?;
+        holds = (i64::from(turn.signed.swap.is_some()), energy);
+    }
     announce_intent(turn, account, location_id);
-    Ok(energy)
+    Ok(holds)
 }
 
 /// What one swap may need at most, or what is left of the quota.
@@ -164,17 +170,22 @@ fn returned_battery(
             .iter()
             .find_map(|account| account.current_asset.as_deref())
     });
-    if let Some(named) = optional_id(&request.returned_asset_id, "returned_asset_id")?
+    let named = optional_id(&request.returned_asset_id, "returned_asset_id")?;
+    if let Some(named) = named
         && held != Some(named)
     {
         return Err(Rejection::new(Reason::BatteryMismatch, named));
     }
-    let signal = if held.is_some() {
-        Fundamental::BatteryReturned
-    } else {
-        Fundamental::BatteryIssued
+    let is_lost = core.has(turn.model, Cycle::Service, Tag::Lost);
+    let signal = match held {
+        None => Fundamental::BatteryIssued,
+        // Only who names a lost battery says that it is there.
+        Some(_) if is_lost && named.is_some() => Fundamental::BatteryFound,
+        Some(_) => Fundamental::BatteryReturned,
     };
-    if !turn.takes(core, Cycle::Service, signal) {
+    let takes = |signal| turn.takes(core, Cycle::Service, signal);
+    let goes_on = core.replacement_owed && takes(Fundamental::ContinueServiceRequested);
+    if !(takes(signal) || held.is_none() && goes_on) {
         let state = &turn.model.state(1, core.states[1]).name;
         let detail = format!("service cycle in {state} does not take {}", signal.name());
         return Err(Rejection::new(Reason::RejectedTransition, detail));
@@ -188,8 +199,8 @@ pub fn allocate(
     plan: &mut Plan,
     mut session: Session,
 ) -> Result<(), Rejection> {
-    session.advance(turn, SessionSignal::Bind)?;
-    session.advance(turn, SessionSignal::Allocate)?;
+    session.advance(turn, SessionSignal::Bind);
+    session.advance(turn, SessionSignal::Allocate);
     if let Some(swap) = turn.signed.swap {
         turn.hold(&mut plan.core, swap, session.held_swaps);
     }
@@ -202,23 +213,14 @@ pub fn allocate(
 }
 
 impl Session {
-    /// Moves the session along its model.
-    ///
-    /// # Errors
-    /// A rejected transition.
-    pub fn advance(
-        &mut self,
-        turn: &PlanTurn<'_, '_>,
-        signal: SessionSignal,
-    ) -> Result<(), Rejection> {
+    /// Moves the session along its model, which takes the signal: what a request, a timer and ARM
+    /// bring is demanded at load.
+    pub fn advance(&mut self, turn: &mut PlanTurn<'_, '_>, signal: SessionSignal) {
         let model = &turn.setup.session_model;
-        let step = model.step(0, self.state, signal as u8, 0).ok_or_else(|| {
-            let state = &model.state(0, self.state).name;
-            let detail = format!("session in {state} does not take {}", signal.name());
-            Rejection::new(Reason::RejectedTransition, detail)
-        })?;
+        let step = model.step(0, self.state, signal as u8, 0);
+        let step = step.expect(CHECKED_AT_LOAD);
         self.state = step.next;
-        Ok(())
+        turn.turn.lanes.out.pass(step.place);
     }
 }
 
@@ -252,7 +254,7 @@ pub fn issued(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_
         .as_ref()
         .is_some_and(|session| *session.correlation_id == *turn.turn.correlation_id);
     if awaited && let Some(mut session) = plan.core.session.take() {
-        session.advance(turn, SessionSignal::Issue)?;
+        session.advance(turn, SessionSignal::Issue);
         return complete(turn, plan, request, asset_id, &session);
     }
     if plan.core.holder_of(asset_id).is_some() {
@@ -287,16 +289,23 @@ fn complete(
         returned_asset_id: returned,
         location_id: Some(location_id),
     };
-    if session.is_replacement {
+    if session.is_replacement || plan.core.replacement_owed {
+        // The damage may have been seen after the quota was held.
+        release(turn, plan, session);
         replaced(turn, plan, session.account, facts);
     } else {
         use_quota(turn, plan, request, session, facts);
     }
     let settled = turn.settle_quota(&mut plan.core);
     record_refusal(turn, settled);
-    remember(turn, plan, REQUEST, Reason::Ok);
     recover_if_ending(turn, plan);
-    echo_issued(turn, plan, asset_id, location_id);
+    if session.is_replacement {
+        remember(turn, plan, BATTERY_OUT, Reason::Ok);
+        notify(turn, plan, "BATTERY_REPLACED", asset_id, Some(location_id));
+    } else {
+        remember(turn, plan, REQUEST, Reason::Ok);
+        echo_issued(turn, plan, asset_id, location_id);
+    }
     Ok(Reason::Ok)
 }
 
@@ -315,7 +324,13 @@ fn use_quota(
 }
 
 /// A damaged battery was replaced: the operator's matter, not the customer's quota.
-fn replaced(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, account: usize, facts: SwapFacts<'_>) {
+pub fn replaced(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    account: usize,
+    facts: SwapFacts<'_>,
+) {
+    plan.core.replacement_owed = false;
     let before = plan.core.accounts[account].balance;
     let entry = Entry {
         kind: "asset_replaced",
@@ -376,16 +391,23 @@ fn take_battery(
     returned: Option<&str>,
     location_id: &str,
 ) {
+    let mut goes_on = plan.core.replacement_owed;
     if let Some(old) = returned {
-        let moved = turn.external(&mut plan.core, External::AssetReturned);
-        record_refusal(turn, moved);
+        let moved = bring_back(turn, plan, old, location_id);
+        goes_on |= moved == Ok(true);
+        record_refusal(turn, moved.map(|_| ()));
         match plan.core.holder_of(old) {
             Some(holder) => plan.core.accounts[holder].current_asset = None,
             None => record_refusal(turn, Err(Rejection::new(Reason::BatteryMismatch, old))),
         }
         return_asset(turn.turn, old, location_id);
     }
-    let moved = turn.external(&mut plan.core, External::AssetAllocated);
+    let moved = if goes_on {
+        turn.go_on(&mut plan.core)
+    } else {
+        Ok(())
+    };
+    let moved = moved.and_then(|()| turn.external(&mut plan.core, External::AssetAllocated));
     record_refusal(turn, moved);
     if let Some(holder) = plan.core.holder_of(asset_id) {
         // ARM names a battery that the rider has already: it is in one place all the same.
@@ -431,6 +453,34 @@ fn honour_late_issue(
         returned_asset_id: returned,
         location_id: Some(location_id),
     };
+    if plan.core.replacement_owed {
+        replaced(turn, plan, account, facts);
+    } else {
+        book_late(turn, plan, request, account, facts);
+    }
+    let settled = turn.settle_quota(&mut plan.core);
+    record_refusal(turn, settled);
+    // The request keeps the outcome that its echo has told.
+    remember(turn, plan, BATTERY_OUT, Reason::Ok);
+    recover_if_ending(turn, plan);
+    notify(
+        turn,
+        plan,
+        "BATTERY_ISSUED_LATE",
+        asset_id,
+        Some(location_id),
+    );
+    Ok(Reason::Ok)
+}
+
+/// Counts a late swap as far as there is quota for it.
+fn book_late(
+    turn: &mut PlanTurn<'_, '_>,
+    plan: &mut Plan,
+    request: &Request<'_>,
+    account: usize,
+    facts: SwapFacts<'_>,
+) {
     let swap = turn.signed.swap.unwrap_or(account);
     let fits = plan.core.accounts[swap].admits(1, turn.service(swap).0);
     let before = plan.core.accounts[swap].balance;
@@ -447,19 +497,6 @@ fn honour_late_issue(
     turn.charge_overage(&mut plan.core, swap, before);
     turn.count_day(&mut plan.core, turn.turn.event_ms);
     use_energy(turn, plan, request, 0, facts);
-    let settled = turn.settle_quota(&mut plan.core);
-    record_refusal(turn, settled);
-    // The request keeps the outcome that its echo has told.
-    remember(turn, plan, BATTERY_OUT, Reason::Ok);
-    recover_if_ending(turn, plan);
-    notify(
-        turn,
-        plan,
-        "BATTERY_ISSUED_LATE",
-        asset_id,
-        Some(location_id),
-    );
-    Ok(Reason::Ok)
 }
 
 /// The station or ARM has refused.
@@ -478,25 +515,34 @@ pub fn denied(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_
     let Some(mut session) = awaited else {
         return Ok(Reason::Duplicate);
     };
-    session.advance(turn, SessionSignal::Deny)?;
+    session.advance(turn, SessionSignal::Deny);
     give_up(turn, plan, &session, reason);
     Ok(reason)
 }
 
 /// Ends a session without a battery: holds back, outcome remembered, customer told.
 pub fn give_up(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, session: &Session, reason: Reason) {
+    release(turn, plan, session);
+    let station = &turn.setup.locations[session.location as usize].id;
+    if session.is_replacement {
+        let asset_id = session.returned.as_deref().unwrap_or_default();
+        notify(turn, plan, "REPLACEMENT_OWED", asset_id, Some(station));
+        return;
+    }
+    remember(turn, plan, REQUEST, reason);
+    turn.turn.refuse(
+        Event::CustomerBinding,
+        &Rejection::new(reason, station.as_str()),
+    );
+}
+
+fn release(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, session: &Session) {
     if let Some(swap) = turn.signed.swap {
         turn.release(&mut plan.core, swap, session.held_swaps);
     }
     if let Some(energy) = turn.signed.energy {
         turn.release(&mut plan.core, energy, session.held_energy);
     }
-    remember(turn, plan, REQUEST, reason);
-    let station = &turn.setup.locations[session.location as usize].id;
-    turn.turn.refuse(
-        Event::CustomerBinding,
-        &Rejection::new(reason, station.as_str()),
-    );
 }
 
 /// The outcome that repeats of a request are told; the event's own name.

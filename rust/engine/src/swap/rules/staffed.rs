@@ -1,7 +1,9 @@
 //! `payment_and_service` (A3): payment, return, issue and use in one message, all or nothing.
 
+use super::loss::{bring_back, notify};
 use super::payment::Deficit;
 use super::quota::SwapFacts;
+use super::self_service::replaced;
 use super::{PlanTurn, Ruling};
 use crate::core::decimal::{self, DecimalError};
 use crate::core::json::write_string;
@@ -39,13 +41,14 @@ pub fn payment_and_service(
         return handed_over_before(turn, plan, request);
     }
     if request.has_payment {
-        turn.pay(
-            plan,
-            request,
+        let deficit = if plan.core.replacement_owed {
+            Deficit::default()
+        } else {
             Deficit {
                 energy: handover.energy,
-            },
-        )?;
+            }
+        };
+        turn.pay(plan, request, deficit)?;
     }
     match (handover.old, handover.new) {
         (None, None) if request.has_payment => {}
@@ -163,28 +166,39 @@ fn hand_over(
         if !plan.core.is_served(turn.model, turn.turn.event_ms) {
             return Err(Reason::PaymentNotCurrent.into());
         }
-        turn.check_quota(&plan.core, 1, handover.energy)?;
-        turn.check_rate(&plan.core, turn.turn.event_ms)?;
+        if !plan.core.replacement_owed {
+            turn.check_quota(&plan.core, 1, handover.energy)?;
+            turn.check_rate(&plan.core, turn.turn.event_ms)?;
+        }
     }
     let facts = SwapFacts {
         asset_id: handover.new,
         returned_asset_id: handover.old,
         location_id: Some(handover.station_id),
     };
+    let mut was_lost = false;
     if let Some(old) = handover.old {
         // A battery that came out after the plan's end comes back without moving the plan.
         if !plan.core.has(turn.model, Cycle::Service, Tag::AtRest) {
-            turn.external(&mut plan.core, External::AssetReturned)?;
+            was_lost = bring_back(turn, plan, old, handover.station_id)?;
         }
         plan.core.accounts[account].current_asset = None;
         return_asset(turn.turn, old, handover.station_id);
     }
     match handover.new {
         Some(new) => {
+            if was_lost || plan.core.replacement_owed {
+                turn.go_on(&mut plan.core)?;
+            }
             issue(turn, plan, account, new)?;
-            use_quota(turn, plan, handover.energy, facts)?;
+            if plan.core.replacement_owed {
+                replaced(turn, plan, account, facts);
+                turn.settle_quota(&mut plan.core)?;
+            } else {
+                use_quota(turn, plan, handover.energy, facts)?;
+            }
         }
-        None => returned_only(turn, plan, account, facts)?,
+        None => returned_only(turn, plan, account, facts, was_lost)?,
     }
     move_stock(turn, account, handover);
     Ok(())
@@ -263,6 +277,7 @@ fn returned_only(
     plan: &mut Plan,
     account: usize,
     facts: SwapFacts<'_>,
+    was_lost: bool,
 ) -> Result<(), Rejection> {
     let core = &mut plan.core;
     let before = core.accounts[account].balance;
@@ -276,6 +291,9 @@ fn returned_only(
     if core.cancel_requested && turn.takes(core, Cycle::Service, Fundamental::ServiceCancelled) {
         turn.external(core, External::CancellationConfirmed)?;
         core.cancel_requested = false;
+    }
+    if let Some(asset_id) = facts.returned_asset_id.filter(|_| was_lost) {
+        notify(turn, plan, "BATTERY_FOUND", asset_id, facts.location_id);
     }
     Ok(())
 }

@@ -7,11 +7,12 @@ use crate::core::frame::OutboxKind;
 use crate::core::json::write_string;
 use crate::core::time::write_rfc3339;
 use crate::swap::event::Event;
+use crate::swap::model_check::CHECKED_AT_LOAD;
 use crate::swap::plan::{Plan, Session};
 use crate::swap::reason::Reason;
 use crate::swap::topics::Topic;
 use crate::swap::turn::text_field;
-use crate::swap::vocabulary::{Cycle, External, SessionSignal};
+use crate::swap::vocabulary::{Cycle, SessionSignal, Tag};
 
 /// Fires the plan's earliest timer, whose due time is the turn's.
 pub fn fire(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
@@ -34,14 +35,13 @@ pub fn fire(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
 fn no_answer(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, mut session: Session) {
     if session.attempt < turn.market.attempts_max {
         session.attempt += 1;
-        let _ = session.advance(turn, SessionSignal::Allocate);
+        session.advance(turn, SessionSignal::Allocate);
         session.due_ms = session.due_ms.saturating_add(turn.market.answer_timeout_ms);
         ask_station(turn, &session);
         plan.core.session = Some(session);
         return;
     }
-    // A model of sessions whose waiting state takes no time-out cannot keep the hold for ever.
-    let _ = session.advance(turn, SessionSignal::TimeOut);
+    session.advance(turn, SessionSignal::TimeOut);
     give_up(turn, plan, &session, Reason::AllocationTimedOut);
     let location_id = &turn.setup.locations[session.location as usize].id;
     let plan_id = turn.turn.entity_id;
@@ -54,18 +54,12 @@ fn no_answer(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, mut session: Session)
 }
 
 fn period_ended(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan) {
-    plan.core.period_ended = true;
-    // The table compresses the end of a period only in states that list the signal, so no
-    // transition is refused here; a model whose table says otherwise keeps its state.
-    let before = plan.core.states;
-    if turn
-        .external(&mut plan.core, External::SubscriptionPeriodEnded)
-        .is_err()
-    {
-        plan.core.states = before;
-    }
+    turn.end_period(&mut plan.core).expect(CHECKED_AT_LOAD);
     if !turn.outputs.is_empty() {
         announce(turn, plan);
+    }
+    if turn.signed.auto_renewal && plan.core.has(turn.model, Cycle::Payment, Tag::Grace) {
+        turn.ask_for_renewal(&plan.core);
     }
 }
 

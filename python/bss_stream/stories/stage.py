@@ -1,55 +1,81 @@
 """Plays a story on a playground and names everything that came out otherwise than it says."""
 
 import json
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Self
 
 import orjson
 
 from bss_stream import topics
+from bss_stream.errors import ConfigError
 from bss_stream.frames import OutboxKind, decode_signal
+from bss_stream.stories.differences import Differences
+from bss_stream.stories.document import DeadLetter, Echo, Message, Step
+from bss_stream.stories.library import Story
+from bss_stream.stories.repeat import each_time
+from bss_stream.stories.times import duration_ms, epoch_ms, rfc3339
 from bss_stream.testing import Playground
-from tests.scenarios.story import DeadLetter, Echo, Message, Step, Story, duration_ms, keyed
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MISSING = object()
+from bss_stream.topic_table import TopicTable
 
 
 class Stage:
     """One performance of a story."""
 
-    def __init__(self, story: Story, *, restarts: bool = False) -> None:
+    def __init__(
+        self, story: Story, *, restarts: bool = False, topic_table: TopicTable | None = None
+    ) -> None:
+        """Raises ConfigError if the engine refuses the story's set-up."""
         self.story = story
         self.restarts = restarts
         """Whether the engine is lost and restored after every step."""
-        self.play = Playground(story.setup)
+        try:
+            self.play = Playground(story.setup, topic_table=topic_table)
+        except ValueError as error:
+            raise ConfigError(
+                [f"{story.name}: {line}" for line in str(error).split("\n")]
+            ) from None
         if story.start is not None:
-            self.play.now_ms = _epoch_ms(story.start)
+            self.play.now_ms = epoch_ms(story.start)
         self.faults: list[str] = []
         self._sent: dict[str, tuple[Step, bytes]] = {}
 
-    def perform(self) -> "Stage":
-        """Play every step and note the faults, up to the end of the first step that has one."""
-        for step in self.story.before:
-            self._step(step)
+    def perform(self) -> Self:
+        """Play every step and note the faults, up to the end of the first step that has one.
+
+        Raises ConfigError for a step that cannot be played: a topic in no row of the topic table,
+        a time that is none.
+        """
+        for number, step in enumerate(self.story.before, 1):
+            self._play(step, f"step {number} of what goes before")
         for number, step in enumerate(self.story.steps, 1):
-            found = self._step(step)
+            found = self._play(step, f"step {number}")
             if found:
                 self.faults += [f"{self.story.name}, step {number}: {step.say}", *found]
                 break
         return self
 
+    def _play(self, step: Step, where: str) -> list[str]:
+        for number, once in enumerate(each_time(step), 1):
+            try:
+                found = self._step(once)
+            except ValueError as error:
+                raise ConfigError([f"{self.story.name}, {where}: {error}"]) from error
+            if found and step.repeat > 1:
+                return [f"    time {number} of {step.repeat}:", *found]
+            if found:
+                return found
+        return []
+
     # What a step does.
 
     def _step(self, step: Step) -> list[str]:
         play = self.play
-        before = (len(play.outbox), len(play.dead_letters), _entry_count(play))
+        before = (len(play.outbox), len(play.dead_letters), len(play.ledger_bytes))
         if step.wait is not None:
             play.advance(duration_ms(step.wait))
         if step.wait_unseen is not None:
             play.now_ms += duration_ms(step.wait_unseen)
         if step.until is not None:
-            play.advance(_epoch_ms(step.until) - play.now_ms)
+            play.advance(epoch_ms(step.until) - play.now_ms)
         if step.restart:
             play.restart()
         record = None
@@ -73,8 +99,7 @@ class Stage:
         name = step.name or step.id
         if name is not None:
             self._sent[name] = (step, payload)
-        assert step.send is not None
-        self.play.mqtt(step.send, payload, correlation=step.correlation_data)
+        self.play.mqtt(step.send or "", payload, correlation=step.correlation_data)
         return payload, step.id or step.correlation_data
 
     def _payload(self, step: Step) -> bytes:
@@ -83,20 +108,20 @@ class Stage:
         if step.raw_hex is not None:
             return bytes.fromhex(step.raw_hex)
         sent_ms = self.play.now_ms + duration_ms(step.clock_off_by or "0ms")
-        envelope: dict[str, Any] = {"timestamp": _rfc3339(sent_ms)}
+        envelope: dict[str, Any] = {"timestamp": rfc3339(sent_ms)}
         if step.id is not None:
             envelope["correlation_id"] = step.id
         if step.data is not None:
-            envelope["plan_id"] = self._key(step)
+            envelope["plan_id"] = self._key(step.send or "")
             envelope["actor"] = {"type": step.actor, "id": f"{step.actor}-1"}
             envelope["data"] = step.data
         envelope |= step.body
         return orjson.dumps({k: v for k, v in envelope.items() if k not in step.without})
 
-    def _key(self, step: Step) -> str:
-        assert step.send is not None
-        routed = self.play.topic_table.route(step.send, b"")
-        assert routed is not None, f"{step.send}: no row of the topic table matches"
+    def _key(self, topic: str) -> str:
+        routed = self.play.topic_table.route(topic, b"")
+        if routed is None:
+            raise ValueError(f"topic {topic!r}: no row of the topic table matches")
         return routed.key or ""
 
     # What must have come of it.
@@ -142,7 +167,7 @@ class Stage:
             return []
         return [*differences.lines, "    all that came of the step:", *_shown(outbox, entries)]
 
-    def _states(self, step: Step, differences: "Differences") -> None:
+    def _states(self, step: Step, differences: Differences) -> None:
         for topic, name, wanted in (
             (topics.STATE_PLAN, "plan", step.plan),
             (topics.STATE_STATION, "station", step.station),
@@ -153,43 +178,6 @@ class Stage:
                     differences.add(f"{name}.{key}", fields, "nothing")
                 else:
                     differences.compare(f"{name}.{key}", fields, self.play.state(topic, key))
-
-
-class Differences:
-    """Lines that say where what was found is not what was expected."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def add(self, path: str, expected: object, found: object) -> None:
-        self.lines.append(f"    {path}: expected {_text(expected)}, found {_text(found)}")
-
-    def list(self, path: str, expected: list[Any], found: list[Any]) -> None:
-        """Lists have to be as long as expected, and alike place by place."""
-        if len(expected) != len(found):
-            self.add(path, f"{len(expected)} in all", f"{len(found)}")
-        for at, (one, other) in enumerate(zip(expected, found, strict=False)):
-            self.compare(f"{path}[{at}]", one, other)
-
-    def compare(self, path: str, expected: Any, found: Any) -> None:
-        """Of objects, the fields that are named; of a list of objects, those with the ids named."""
-        if isinstance(expected, dict) and isinstance(found, list):
-            found = keyed(found)
-        if isinstance(expected, dict) and isinstance(found, dict):
-            for name, value in expected.items():
-                inner = found.get(name, _MISSING)
-                if inner is _MISSING:
-                    if value != "absent":
-                        self.add(f"{path}.{name}", value, "nothing")
-                elif value == "null":
-                    if inner is not None:
-                        self.add(f"{path}.{name}", None, inner)
-                else:
-                    self.compare(f"{path}.{name}", value, inner)
-        elif isinstance(expected, list) and isinstance(found, list):
-            self.list(path, expected, found)
-        elif expected != found or isinstance(expected, bool) != isinstance(found, bool):
-            self.add(path, expected, found)
 
 
 def _under_a_new_id(first: Step, step: Step) -> Step:
@@ -233,10 +221,6 @@ def _keeps(raw: bytes, payload: bytes) -> bool:
     return signal.payload == payload or signal.source == "engine"
 
 
-def _entry_count(play: Playground) -> int:
-    return len(play.ledger_bytes)
-
-
 def _shown(outbox: list[Any], entries: list[dict[str, Any]]) -> list[str]:
     lines = [f"    {m.kind:4} {m.topic} {m.payload.decode()}" for m in outbox]
     hidden = ("v", "plan_id", "recorded_at", "prev", "hash")
@@ -244,16 +228,3 @@ def _shown(outbox: list[Any], entries: list[dict[str, Any]]) -> list[str]:
         shown = {name: value for name, value in entry.items() if name not in hidden}
         lines.append(f"    entry {json.dumps(shown)}")
     return lines
-
-
-def _text(value: object) -> str:
-    return repr(value) if isinstance(value, bytes) else json.dumps(value, ensure_ascii=False)
-
-
-def _epoch_ms(text: str) -> int:
-    return (datetime.fromisoformat(text) - _EPOCH) // timedelta(milliseconds=1)
-
-
-def _rfc3339(ms: int) -> str:
-    moment = _EPOCH + timedelta(milliseconds=ms)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

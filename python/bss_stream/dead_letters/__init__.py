@@ -1,0 +1,29 @@
+"""Dead letters as work: read from the log, told apart, and replayed where that is right."""
+
+from bss_stream.dead_letters.letters import Filter, Letter, letters
+from bss_stream.dead_letters.replay import (
+    NOW,
+    Judgement,
+    Listing,
+    Rules,
+    Standing,
+    Verdict,
+    judged,
+    newest,
+    replay,
+)
+
+__all__ = [
+    "NOW",
+    "Filter",
+    "Judgement",
+    "Letter",
+    "Listing",
+    "Rules",
+    "Standing",
+    "Verdict",
+    "judged",
+    "letters",
+    "newest",
+    "replay",
+]
