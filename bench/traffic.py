@@ -376,7 +376,7 @@ class City:
         received_ms = int(value.split(b"\t", 3)[2]) if value.startswith(b"1\t") else self.now_ms
         return Arrival(topic, partition, offset, key, value, received_ms, external)
 
-    def _orders(self, chunk: bytes) -> None:
+    def _orders(self, chunk: memoryview) -> None:
         """ARM hands out a battery within seconds; sometimes it refuses, or says nothing."""
         for key, value in _engine.unpack(chunk):
             message = frames.decode_outbox(value or b"")

@@ -1,5 +1,6 @@
 """The baseline's payments and quotas: deposits, top-ups, renewals, grants."""
 
+from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
@@ -19,7 +20,11 @@ class Payments(Rules):
             raise RejectedError("missing_field", field)
         amount = wire.units(number, plan.template.market.currency_digits)
         if amount is None or not 0 <= amount <= 1_000_000_000_000:
-            raise RejectedError("number_out_of_range", f"{field} {number.decode()}")
+            market, text = plan.template.market, number.decode()
+            detail = f"{field} {text}"
+            if Decimal(text).scaleb(market.currency_digits) % 1:
+                detail += f": {market.currency} has {market.currency_digits} decimals"
+            raise RejectedError("number_out_of_range", detail)
         return amount
 
     def claim(self, plan: Plan, payment_id: str, amount: int) -> None:

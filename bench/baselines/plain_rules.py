@@ -18,7 +18,7 @@ REASONS: Final = {row[0]: (at, *row[1:]) for at, row in enumerate(_engine.reason
 SIGNALS: Final = {
     "ok": "SERVICE_COMPLETED",
     "duplicate": "IDEMPOTENT_OPERATION_DETECTED",
-    "plan_id_mismatch": "SECURITY_ALERT",
+    "id_mismatch": "SECURITY_ALERT",
     "asset_held_elsewhere": "SECURITY_ALERT",
     "service_not_in_bundle": "PAYMENT_FAILED",
     "payment_already_applied": "PAYMENT_FAILED",

@@ -241,7 +241,7 @@ class Shard(Events, Stations):
                 raise RejectedError("missing_field", "plan_id")
             if named != turn.entity_id:
                 detail = f"topic {turn.entity_id}, payload {named}"
-                raise RejectedError("plan_id_mismatch", detail)
+                raise RejectedError("id_mismatch", detail)
             if correlation is None:
                 raise RejectedError("missing_field", "correlation_id")
             if not correlation or not is_clean_text(correlation):

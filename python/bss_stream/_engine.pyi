@@ -26,17 +26,17 @@ __all__ = [
 def pack(records: Sequence[tuple[bytes, bytes | None]]) -> bytes:
     """Pack keyed records into one chunk; a value of None is a tombstone."""
 
-def unpack(data: bytes) -> list[tuple[bytes, bytes | None]]:
+def unpack(data: bytes | memoryview) -> list[tuple[bytes, bytes | None]]:
     """The records of a chunk, in order. Raises ValueError where the layout breaks."""
 
-def measure(data: bytes) -> tuple[int, int]:
+def measure(data: bytes | memoryview) -> tuple[int, int]:
     """How many records a chunk has, and the bytes of the largest one's key and value together.
 
     Raises ValueError where the layout breaks.
     """
 
 def write_batches(
-    data: bytes,
+    data: bytes | memoryview,
     *,
     producer: tuple[int, int],
     base_sequence: int,
@@ -118,7 +118,8 @@ class OutputChunk:
     @property
     def records(self) -> int: ...
     @property
-    def data(self) -> bytes: ...
+    def data(self) -> memoryview:
+        """The packed records: the engine's own bytes, not a copy; read-only."""
 
 @final
 class Output:

@@ -1,10 +1,10 @@
 """A real log that is slow where processors must bear it: at restoring, and at committing."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 
-from bss_stream.log.protocol import Fetched, Log, Transaction, TransactionalProducer
+from bss_stream.log.protocol import Fetched, Log, TopicPartition, Transaction, TransactionalProducer
 from tests.integration.held_log import HeldLog
 
 
@@ -34,6 +34,10 @@ class _SlowProducer:
     def __init__(self, log: SlowLog, producer: TransactionalProducer) -> None:
         self._log = log
         self._producer = producer
+
+    @property
+    def ends(self) -> Mapping[TopicPartition, int]:
+        return self._producer.ends
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:

@@ -94,7 +94,7 @@ async def test_what_is_taken_away_is_missed(log: EmbeddedLog, taken: str, fault:
             return fetched
         # All but the first record of a partition: what follows is lost.
         first = chunk(topic, fetched.partition, *unpack(fetched.data)[:1])
-        return fetched._replace(offsets=fetched.offsets[:1], data=first.data, next_offset=1)
+        return fetched._replace(offsets=fetched.offsets[:1], data=bytes(first.data), next_offset=1)
 
     balance = await balance_log(Changed(log, without), drained=True)
     assert not balance.ok

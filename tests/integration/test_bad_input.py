@@ -215,7 +215,7 @@ CASES: dict[str, Case] = {
         lambda p: bind(p, at_ms=now_ms() - 172_800_000),
         "timestamp_skew",
     ),
-    "another plan inside": (BIND, BIND_ECHO, lambda p: bind(p + "0"), "plan_id_mismatch"),
+    "another plan inside": (BIND, BIND_ECHO, lambda p: bind(p + "0"), "id_mismatch"),
     "no station": (BIND, BIND_ECHO, lambda p: bind(p, location_id=None), "missing_field"),
     "an unknown station": (
         BIND,
@@ -300,7 +300,7 @@ async def test_bad_input_is_kept_told_and_survived(
     assert echo["actor"] == {"type": "agent", "id": "bss-agent-v2"}
     assert (echo["data"]["plan_id"], echo["data"]["success"]) == (about, False)
     assert echo["data"]["signals"] == [
-        "SECURITY_ALERT" if reason == "plan_id_mismatch" else "VALIDATION_FAILED"
+        "SECURITY_ALERT" if reason == "id_mismatch" else "VALIDATION_FAILED"
     ]
     assert echo["data"]["metadata"]["reason"] == reason
     assert echo["data"]["metadata"]["message"]

@@ -190,7 +190,7 @@ async def test_bad_requests_are_told_why(play: Playground, copied: str, broker_p
         for topic, data, plan_id, reason in (
             (BALANCE, None, "p-3", "unknown_plan"),
             (HISTORY, None, "p-3", "unknown_plan"),
-            (BALANCE.format("p-2"), None, "p-1", "plan_id_mismatch"),
+            (BALANCE.format("p-2"), None, "p-1", "id_mismatch"),
             (HISTORY, {"limit": 101}, "p-1", "number_out_of_range"),
             (HISTORY, {"before": "x"}, "p-1", "wrong_type"),
             (NEARBY, {"lat": 1}, "p-1", "missing_field"),

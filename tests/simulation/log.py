@@ -107,7 +107,7 @@ class LogServer:
         part.append(unpack(chunk.data))
         end = part.end
         part.end += marker and self._markers
-        self.on_change(f"{chunk.topic}/{chunk.partition}", chunk.data)
+        self.on_change(f"{chunk.topic}/{chunk.partition}", bytes(chunk.data))
         self.wake()
         return end
 

@@ -118,7 +118,7 @@ BAD = {
         json.dumps({**BIND, "timestamp": "9999-12-31T23:59:59Z"}).encode(),
         "timestamp_skew",
     ),
-    "another plan": (json.dumps({**BIND, "plan_id": "plan-2"}).encode(), "plan_id_mismatch"),
+    "another plan": (json.dumps({**BIND, "plan_id": "plan-2"}).encode(), "id_mismatch"),
     "a long correlation id": (
         json.dumps({**BIND, "correlation_id": "c" * 129}).encode(),
         "bad_id",

@@ -91,8 +91,8 @@ def test_good_queries(topic: str, data: dict[str, Any], expected: wire.Request) 
         (BALANCE, body(data=[]), ("wrong_type", "data")),
         (BALANCE, b'{"plan_id":"p-1"}', ("missing_field", "correlation_id")),
         (BALANCE, b'{"correlation_id":"c-1"}', ("missing_field", "plan_id")),
-        (BALANCE, body(plan_id="p-2"), ("plan_id_mismatch", "topic p-1, payload p-2")),
-        (BALANCE, body(plan_id="p" * 500), ("plan_id_mismatch", f"payload {'p' * 80}")),
+        (BALANCE, body(plan_id="p-2"), ("id_mismatch", "topic p-1, payload p-2")),
+        (BALANCE, body(plan_id="p" * 500), ("id_mismatch", f"payload {'p' * 80}")),
         (BALANCE, body(correlation_id=""), ("bad_id", "correlation_id")),
         (BALANCE, body(correlation_id="a\u0000b"), ("bad_id", "correlation_id")),
         (BALANCE, body(correlation_id="c" * 129), ("bad_id", "correlation_id")),
@@ -206,7 +206,7 @@ def test_an_answer_is_a_success_to_clients() -> None:
 
 @pytest.mark.parametrize(
     ("reason", "signal"),
-    [("plan_id_mismatch", "SECURITY_ALERT"), ("unknown_plan", "VALIDATION_FAILED")],
+    [("id_mismatch", "SECURITY_ALERT"), ("unknown_plan", "VALIDATION_FAILED")],
 )
 def test_a_refusal_says_why_and_what_can_be_done(reason: str, signal: str) -> None:
     texts = {code: (message, action) for code, message, action, _ in _engine.reasons()}

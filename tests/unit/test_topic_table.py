@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from bss_stream import topics
 from bss_stream.errors import ConfigError
 from bss_stream.frames import OutboxKind
+from bss_stream.stories import Stage
 from bss_stream.topic_table import CLEAN_ID, Row, TopicTable, load
-from tests.scenarios import story
-from tests.scenarios.stage import Stage
+from tests.scenarios import STORIES
 
 PACKAGED = load()
 
@@ -162,8 +162,8 @@ def test_what_is_sent_is_written_down() -> None:
         one.topic: re.compile(re.sub(r"\{\w+\}", "[^/]+", one.topic)) for one in PACKAGED.sent
     }
     used: set[str] = set()
-    for name in story.names():
-        for message in Stage(story.load(name)).perform().play.outbox:
+    for name in STORIES.names:
+        for message in Stage(STORIES.load(name)).perform().play.outbox:
             if message.kind is not OutboxKind.ECHO:
                 [row] = [t for t, pattern in patterns.items() if pattern.fullmatch(message.topic)]
                 used.add(row)

@@ -169,7 +169,8 @@ class Store:
                     f"a chunk for {topic}/{partition} has {records} records in {len(data)} bytes: "
                     f"expected at least 1 record and at most {CHUNK_BYTES_MAX} bytes"
                 )
-            parts.append(Part(self.stream(topic, partition), records, data))
+            # Kept: live consumers get the same bytes from memory.
+            parts.append(Part(self.stream(topic, partition), records, bytes(data)))
         return parts
 
     def offsets(self, group: str, offsets: Offsets) -> dict[tuple[str, int], int]:

@@ -77,7 +77,9 @@ class _Producer:
                 await self._requests.close()
                 raise
 
-    def named(self, data: Mapping[TopicPartition, list[bytes]]) -> dict[Any, bytes]:
+    def named(
+        self, data: Mapping[TopicPartition, Sequence[bytes | memoryview]]
+    ) -> dict[Any, bytes]:
         """The chunks of each partition as one, under the partition's name on the cluster."""
         name = self._options.name
         return {KafkaPartition(name(t), p): b"".join(parts) for (t, p), parts in data.items()}
@@ -147,7 +149,7 @@ class KafkaAppender:
         self._task = None
 
     async def _send(self, appends: Sequence[_Append]) -> None:
-        data: dict[TopicPartition, list[bytes]] = {}
+        data: dict[TopicPartition, list[bytes | memoryview]] = {}
         for append in appends:
             for chunk in append.chunks:
                 part = TopicPartition(chunk.topic, chunk.partition)
@@ -162,7 +164,7 @@ class KafkaAppender:
             append.tell(next((outcome[part] for part in parts if part in outcome), None))
 
     async def _produce(
-        self, data: Mapping[TopicPartition, list[bytes]]
+        self, data: Mapping[TopicPartition, Sequence[bytes | memoryview]]
     ) -> dict[TopicPartition, LogError]:
         """Send; returns what was refused, by partition. Raises LogError if it is unknown."""
         doing = "append to " + ", ".join(f"{topic}/{partition}" for topic, partition in data)
@@ -209,7 +211,7 @@ class KafkaTransaction:
     def __init__(self, partitions: int) -> None:
         self._partitions = partitions
         self._ended = False
-        self.data: dict[TopicPartition, list[bytes]] = {}
+        self.data: dict[TopicPartition, list[bytes | memoryview]] = {}
         self.groups: dict[str, dict[TopicPartition, int]] = {}
 
     def append(self, chunks: Sequence[Chunk]) -> None:

@@ -22,7 +22,7 @@ class Chunk(NamedTuple):
     topic: str
     partition: int
     records: int
-    data: bytes
+    data: bytes | memoryview
 
 
 class Fetched(NamedTuple):

@@ -205,7 +205,7 @@ def _fault(route: Route, envelope: _Envelope) -> Rejection | None:
         return Rejection("missing_field", "plan_id")
     elif envelope.plan_id != route.plan_id:
         shown = envelope.plan_id[:80]
-        return Rejection("plan_id_mismatch", f"topic {route.plan_id}, payload {shown}")
+        return Rejection("id_mismatch", f"topic {route.plan_id}, payload {shown}")
     if envelope.correlation_id is None:
         return Rejection("missing_field", "correlation_id")
     # That of a nearby query stands in the topic of its echo.
@@ -292,7 +292,7 @@ def refused(
         told["detail"] = rejection.detail
     if action is not None:
         told["action_required"] = action
-    is_alert = rejection.reason == "plan_id_mismatch"
+    is_alert = rejection.reason == "id_mismatch"
     signal = "SECURITY_ALERT" if is_alert else "VALIDATION_FAILED"
     return _echo(reading, False, [signal], {**told, **metadata}, now_ms)
 

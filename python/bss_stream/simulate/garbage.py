@@ -42,7 +42,7 @@ REASONS: Final[dict[Garbage, frozenset[str]]] = {
     Garbage.WRONG_TYPE: frozenset({"wrong_type"}),
     Garbage.MISSING_FIELD: frozenset({"missing_field"}),
     Garbage.TOO_LARGE: frozenset({"payload_too_large"}),
-    Garbage.PLAN_MISMATCH: frozenset({"plan_id_mismatch"}),
+    Garbage.PLAN_MISMATCH: frozenset({"id_mismatch"}),
     Garbage.UNKNOWN_PLAN: frozenset({"unknown_plan"}),
     Garbage.FROM_THE_FUTURE: frozenset({"timestamp_skew"}),
     Garbage.FROM_THE_PAST: frozenset({"timestamp_skew"}),

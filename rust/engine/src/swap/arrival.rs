@@ -79,7 +79,7 @@ impl Arrival<'_> {
         };
         if let Some(named) = named.filter(|named| *named != self.id) {
             let detail = format!("topic {}, payload {named}", self.id);
-            return Err(Rejection::new(Reason::PlanIdMismatch, detail));
+            return Err(Rejection::new(Reason::IdMismatch, detail));
         }
         if self.event == Event::StationTap {
             self.check_door(request)?;
@@ -108,7 +108,7 @@ impl Arrival<'_> {
             return Ok(());
         }
         let detail = format!("topic {}, payload {named}", self.frame.source);
-        Err(Rejection::new(Reason::PlanIdMismatch, detail))
+        Err(Rejection::new(Reason::IdMismatch, detail))
     }
 
     fn event_ms(&self, setup: &Setup, request: &Request<'_>) -> Result<i64, Rejection> {

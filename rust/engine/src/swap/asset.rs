@@ -270,6 +270,10 @@ impl Asset {
         let Some(holder) = self.holder.clone() else {
             return;
         };
+        // What follows from it at the plan must be told apart, also where ARM gave no id.
+        let own = turn.own_id();
+        let correlation_id = Some(turn.correlation_id).filter(|id| !id.is_empty());
+        let mut onward = turn.on_behalf_of(correlation_id.unwrap_or(&own));
         for signal in signals {
             let event = match signal {
                 LifeSignal::Lost => Event::AssetLost,
@@ -283,8 +287,8 @@ impl Asset {
                 | LifeSignal::Repaired
                 | LifeSignal::WrittenOff => continue,
             };
-            let asset_id = turn.entity_id;
-            turn.send(Topic::SignalsPlan, &holder, event, |out| {
+            let asset_id = onward.entity_id;
+            onward.send(Topic::SignalsPlan, &holder, event, |out| {
                 text_field(out, "asset_id", Some(asset_id));
                 text_field(out, "location_id", location_id);
             });

@@ -36,8 +36,8 @@ pub enum Reason {
     UnknownTemplate,
     /// No such location.
     UnknownLocation,
-    /// The topic and the payload name different plans or locations.
-    PlanIdMismatch,
+    /// The topic and the payload name different ids.
+    IdMismatch,
     /// The time stamp is too far from the time of receipt.
     TimestampSkew,
     /// The location is not in the plan's `allowed_locations`.
@@ -120,7 +120,7 @@ facts! {
     UnknownPlan, "unknown_plan", "VALIDATION_FAILED", true, "there is no such plan", Some("synchronise the subscription from Odoo first");
     UnknownTemplate, "unknown_template", "VALIDATION_FAILED", true, "there is no such plan template", Some("name a template of the set-up data");
     UnknownLocation, "unknown_location", "VALIDATION_FAILED", true, "there is no such location", None;
-    PlanIdMismatch, "plan_id_mismatch", "SECURITY_ALERT", true, "topic and payload name different ids", None;
+    IdMismatch, "id_mismatch", "SECURITY_ALERT", true, "topic and payload name different ids", None;
     TimestampSkew, "timestamp_skew", "VALIDATION_FAILED", true, "the time stamp is too far from the time of receipt", Some("set the device's clock");
     LocationNotAllowed, "location_not_allowed", "SERVICE_REJECTED", false, "this station is not in your plan", Some("go to a station of the plan");
     FleetNotInBundle, "fleet_not_in_bundle", "SERVICE_REJECTED", false, "this battery type is not in your plan", Some("ask for a fleet of the plan");

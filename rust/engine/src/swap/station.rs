@@ -402,7 +402,7 @@ impl Station {
     }
 
     /// The allocation that an answer belongs to: by correlation id, or the oldest where ARM sends
-    /// none.
+    /// none; of the plan and the fleet that it names, if it does.
     fn intent_of(&mut self, turn: &Turn<'_>, request: &Request<'_>) -> Option<Intent> {
         if !turn.correlation_id.is_empty() {
             return self.take_intent(turn.correlation_id, request.plan_id.as_deref());
@@ -411,10 +411,11 @@ impl Station {
             .fleet_id
             .as_deref()
             .and_then(|id| turn.setup.fleet(id));
-        let at = self
-            .intents
-            .iter()
-            .position(|i| fleet.is_none_or(|fleet| fleet == i.fleet))?;
+        let at = self.intents.iter().position(|intent| {
+            let plan_id = request.plan_id.as_deref();
+            fleet.is_none_or(|fleet| fleet == intent.fleet)
+                && plan_id.is_none_or(|plan_id| *plan_id == *intent.plan_id)
+        })?;
         Some(self.remove_intent(at))
     }
 

@@ -292,6 +292,15 @@ impl Turn<'_> {
         write_text_field(text, "correlation_id", self.correlation_id);
     }
 
+    /// An id that only this turn has, for what has no correlation id from outside.
+    #[must_use]
+    pub fn own_id(&self) -> String {
+        match self.origin {
+            Some(origin) => format!("{}-{}", origin.partition, origin.offset),
+            None => format!("{}-{}", self.entity_id, self.recorded_ms),
+        }
+    }
+
     /// The same turn under another correlation id.
     pub fn on_behalf_of<'b>(&'b mut self, correlation_id: &'b str) -> Turn<'b> {
         // The text that the lanes have becomes the other turn's.

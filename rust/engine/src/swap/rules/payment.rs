@@ -1,7 +1,7 @@
 //! Payments: deposit, top-up of one service, settlement, final payment; a payment id applies once.
 
 use super::{PlanTurn, Ruling};
-use crate::core::decimal;
+use crate::core::decimal::{self, DecimalError};
 use crate::core::dedupe::strong_id;
 use crate::core::frame::OutboxKind;
 use crate::core::json::{write_int, write_string};
@@ -31,16 +31,22 @@ pub struct Deficit {
 }
 
 impl PlanTurn<'_, '_> {
-    /// Reads an amount of the market's currency.
+    /// Reads an amount of the market's currency. Decimals that are zeros say nothing; others that
+    /// the currency does not have are refused, not rounded: what is booked is what was paid.
     ///
     /// # Errors
     /// [`Reason::MissingField`] or [`Reason::NumberOutOfRange`].
     pub fn amount(&self, text: Option<&str>, field: &str) -> Result<i64, Rejection> {
         let text = text.ok_or_else(|| Rejection::new(Reason::MissingField, field))?;
-        decimal::parse(text, self.market.currency_digits)
-            .ok()
-            .filter(|amount| (0..=AMOUNT_MINOR_MAX).contains(amount))
-            .ok_or_else(|| Rejection::new(Reason::NumberOutOfRange, format!("{field} {text}")))
+        let (currency, digits) = (&self.market.currency, self.market.currency_digits);
+        let detail = match decimal::parse(text, digits) {
+            Ok(amount) if (0..=AMOUNT_MINOR_MAX).contains(&amount) => return Ok(amount),
+            Err(DecimalError::TooFine) => {
+                format!("{field} {text}: {currency} has {digits} decimals")
+            }
+            _ => format!("{field} {text}"),
+        };
+        Err(Rejection::new(Reason::NumberOutOfRange, detail))
     }
 
     /// Marks a payment id as applied.
