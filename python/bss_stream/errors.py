@@ -51,6 +51,16 @@ class FrameError(BssStreamError):
     """A record's value does not follow its frame's layout."""
 
 
+class NewerVersionError(BssStreamError):
+    """A newer program has written a record: no fault of the record, so nothing may pass it over."""
+
+    def __init__(self, what: str, version: int, known: int) -> None:
+        super().__init__(
+            f"{what} of version {version}, this program reads up to {known}: "
+            "upgrade bss_stream here before whatever writes it"
+        )
+
+
 class MqttError(BssStreamError):
     """The MQTT broker cannot be reached or refused an operation."""
 

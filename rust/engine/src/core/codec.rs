@@ -23,7 +23,7 @@ impl fmt::Display for StateError {
             Self::Version(version) => {
                 write!(
                     f,
-                    "state version {version} is unknown: a newer program wrote it"
+                    "state version {version} is unknown: a newer program wrote it, so upgrade this one"
                 )
             }
             Self::Invalid(what) => write!(f, "{what}"),
