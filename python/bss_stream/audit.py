@@ -20,7 +20,7 @@ from bss_stream.audit_report import (
 )
 from bss_stream.audit_states import LiveStates, Spool, collect_states
 from bss_stream.ledger_kinds import RULES, Money, Rule
-from bss_stream.sink.entry import EntryRow, Instant, epoch_ms
+from bss_stream.sink.entry import ENTRY_VERSION, EntryRow, Instant, check_version, epoch_ms
 from bss_stream.sink.store import LedgerReader
 
 __all__ = [
@@ -53,6 +53,7 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class _AuditedEntry(msgspec.Struct, frozen=True):
+    v: int
     entry_id: str
     plan_id: str
     seq: int
@@ -124,7 +125,8 @@ def audit(
     `states` gives each plan id and its described state, in any order; it is read to its end
     before the ledgers are. `drained` says that nothing is being written and that the sink has
     written all there was: then entries that are still to come, and states older than the
-    ledgers, are differences. Holds one plan in memory. Raises SinkError.
+    ledgers, are differences. Holds one plan in memory. Raises SinkError, and NewerVersionError for
+    an entry of a later program, whose rules this one does not know.
     """
     report = AuditReport(drained)
     with closing(Spool()) as spool:
@@ -198,7 +200,10 @@ class _PlanAudit:
         self._follow_seq(row)
         try:
             entry = _decoder.decode(row.entry)
+            if entry.v != ENTRY_VERSION:
+                raise ValueError(f"v is {entry.v}: expected {ENTRY_VERSION}")
         except (ValueError, RecursionError) as error:
+            check_version(row.entry)
             self._differ(row.entry_id, "entry", "a ledger entry", str(error))
             self._whole = False
             self._accounts.clear()

@@ -116,6 +116,10 @@ impl Sync<'_> {
 }
 
 fn run(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, sync: &Sync<'_>) -> Result<(), Rejection> {
+    if plan.core.has(turn.model, Cycle::Service, Tag::AtRest) {
+        // Old news: the service has ended, perhaps before its contract was signed.
+        return Ok(());
+    }
     if plan.core.has(turn.model, Cycle::Payment, Tag::Unsigned) {
         turn.external(&mut plan.core, External::ContractExecuted)?;
         let entry = Entry {
