@@ -27,6 +27,8 @@ from bss_stream.log.kafka_client import (
     RECORD_BYTES_MAX,
     STOP_TIMEOUT_S,
     KafkaOptions,
+    connecting,
+    hangs_up_at_once,
     quietly,
     translated,
     within,
@@ -52,7 +54,7 @@ WAIT_SLICE_S: Final = 0.5
 
 
 def _consumer(options: KafkaOptions, role: str, **settings: Any) -> Any:
-    return AIOKafkaConsumer(
+    consumer = AIOKafkaConsumer(
         **options.client(role),
         isolation_level="read_committed",
         enable_auto_commit=False,
@@ -62,6 +64,8 @@ def _consumer(options: KafkaOptions, role: str, **settings: Any) -> Any:
         max_partition_fetch_bytes=RECORD_BYTES_MAX,
         **settings,
     )
+    hangs_up_at_once(consumer._client)
+    return consumer
 
 
 async def _stop(consumer: Any) -> None:
@@ -113,7 +117,8 @@ class KafkaConsumer:
 
     async def open(self) -> None:
         """Connect and ask to join; partitions come with a later poll. Raises LogError."""
-        with translated(f"join {self._group} on {self._options.bootstrap_servers}"):
+        joining = f"join {self._group} on {self._options.bootstrap_servers}"
+        async with connecting(self._options, joining):
             self._consumer = _consumer(
                 self._options,
                 f"group-{self._group}",
