@@ -22,7 +22,7 @@ from aiokafka.coordinator.assignors.range import (  # type: ignore[import-untype
 from aiokafka.structs import TopicPartition as KafkaPartition  # type: ignore[import-untyped]
 
 from bss_stream._engine import pack
-from bss_stream.errors import LogError, OffsetOutOfRangeError
+from bss_stream.errors import RECORDS_GONE, LogError, OffsetOutOfRangeError
 from bss_stream.log.kafka_client import (
     RECORD_BYTES_MAX,
     STOP_TIMEOUT_S,
@@ -207,10 +207,8 @@ class KafkaConsumer:
         group = self._options.name(self._group)
         return OffsetOutOfRangeError(
             f"group {group} is to read {part.topic}/{part.partition} at offset {offset} and the "
-            f"log begins at {start}: records that this group has not read are gone. To go on "
-            f"without them, stop the group and run kafka-consumer-groups --reset-offsets "
-            f"--to-earliest --group {group} --topic {part.topic}:{part.partition} --execute; and "
-            f"give the topic a longer retention.ms than the group is ever stopped"
+            f"log begins at {start}: {RECORDS_GONE} (kafka-consumer-groups --reset-offsets "
+            f"--to-earliest --group {group} --topic {part.topic}:{part.partition} --execute)"
         )
 
     async def _converted(self, kafka_part: Any, records: Sequence[Any]) -> Fetched:
