@@ -199,10 +199,10 @@ def hangs_up_at_once(client: Any) -> None:
     close = client.close
 
     async def close_at_once() -> None:
-        for connection in client._conns.values():
+        for connection in list(client._conns.values()):
             writer = connection._writer
-            connection.close(reason=CloseReason.SHUTDOWN)
-            if writer is not None:
+            if writer is not None and writer.get_extra_info("ssl_object") is not None:
+                connection.close(reason=CloseReason.SHUTDOWN)
                 writer.transport.abort()
         await close()
 
