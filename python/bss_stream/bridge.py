@@ -15,7 +15,7 @@ from typing import Final
 from bss_stream import topics
 from bss_stream._engine import pack, partition_for
 from bss_stream.counters import RoleCounters, unbalanced
-from bss_stream.errors import LogError
+from bss_stream.errors import LogAccessError, LogError
 from bss_stream.frames import DeadLetter, encode_dead_letter
 from bss_stream.log.protocol import Appender, Chunk, Log
 from bss_stream.mqtt.client import MqttClient
@@ -180,6 +180,8 @@ class Bridge:
             try:
                 await appender.append(self._chunks(batch, refused))
                 return refused
+            except LogAccessError:
+                raise
             except LogError as error:
                 self.counters.append_failures += 1
                 logger.warning(

@@ -27,6 +27,8 @@ from bss_stream.log.kafka_client import (
     RECORD_BYTES_MAX,
     STOP_TIMEOUT_S,
     KafkaOptions,
+    connecting,
+    hangs_up_at_once,
     quietly,
     translated,
     within,
@@ -52,7 +54,7 @@ WAIT_SLICE_S: Final = 0.5
 
 
 def _consumer(options: KafkaOptions, role: str, **settings: Any) -> Any:
-    return AIOKafkaConsumer(
+    consumer = AIOKafkaConsumer(
         **options.client(role),
         isolation_level="read_committed",
         enable_auto_commit=False,
@@ -62,6 +64,8 @@ def _consumer(options: KafkaOptions, role: str, **settings: Any) -> Any:
         max_partition_fetch_bytes=RECORD_BYTES_MAX,
         **settings,
     )
+    hangs_up_at_once(consumer._client)
+    return consumer
 
 
 async def _stop(consumer: Any) -> None:
@@ -113,7 +117,8 @@ class KafkaConsumer:
 
     async def open(self) -> None:
         """Connect and ask to join; partitions come with a later poll. Raises LogError."""
-        with translated(f"join {self._group} on {self._options.bootstrap_servers}"):
+        joining = f"join {self._group} on {self._options.bootstrap_servers}"
+        async with connecting(self._options, joining):
             self._consumer = _consumer(
                 self._options,
                 f"group-{self._group}",
@@ -182,14 +187,31 @@ class KafkaConsumer:
         except TimeoutError:
             # A rebalance has begun meanwhile; aiokafka waits for its end without a limit.
             return []
-        except (errors.NoOffsetForPartitionError, errors.OffsetOutOfRangeError):
+        except errors.NoOffsetForPartitionError:
             if self._reading:
                 raise
+            return []
+        except errors.OffsetOutOfRangeError as error:
+            if self._reading:
+                raise await self._out_of_range(error) from error
             return []
         if not self._reading:
             # Read, or failed to, from positions that were not set here: they are about to be.
             return []
         return [await self._converted(part, records) for part, records in found.items()]
+
+    async def _out_of_range(self, error: Any) -> OffsetOutOfRangeError:
+        """What to tell, and what to do about it."""
+        ((part, offset),) = error.args[0].items()
+        start = (await self._consumer.beginning_offsets([part]))[part]
+        group = self._options.name(self._group)
+        return OffsetOutOfRangeError(
+            f"group {group} is to read {part.topic}/{part.partition} at offset {offset} and the "
+            f"log begins at {start}: records that this group has not read are gone. To go on "
+            f"without them, stop the group and run kafka-consumer-groups --reset-offsets "
+            f"--to-earliest --group {group} --topic {part.topic}:{part.partition} --execute; and "
+            f"give the topic a longer retention.ms than the group is ever stopped"
+        )
 
     async def _converted(self, kafka_part: Any, records: Sequence[Any]) -> Fetched:
         part = self._part(kafka_part)

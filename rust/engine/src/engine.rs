@@ -2,6 +2,7 @@
 
 use crate::core::chunk::{ChunkError, Records};
 use crate::core::codec::StateError;
+use crate::core::frame;
 use crate::core::output::Lane;
 use crate::core::store::AHEAD;
 use crate::swap::coverage::{Coverage, coverage};
@@ -11,7 +12,9 @@ use crate::swap::setup::Setup;
 use crate::swap::shard::Shard;
 use crate::swap::topics::{self, EntityKind};
 use hashbrown::HashMap;
+use rayon_core::{ThreadPool, ThreadPoolBuilder};
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 /// Why the engine cannot go on: a fault of the caller's or of the log, never of a signal.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +23,8 @@ pub enum EngineError {
     Setup(Vec<String>),
     /// The number of partitions is 0, or the partition is beyond it.
     Partition(u32),
+    /// The system gives no more threads.
+    Threads(String),
     /// The shard is not open.
     NotOpen(u32),
     /// The shard is open already.
@@ -34,6 +39,13 @@ pub enum EngineError {
         offsets: usize,
         /// Records found.
         records: usize,
+    },
+    /// A newer program has written a signal.
+    Newer {
+        /// Where it stands: topic, partition and offset.
+        place: String,
+        /// The version of its frame.
+        version: u32,
     },
     /// A key of the changelog is no text.
     Key(Vec<u8>),
@@ -54,6 +66,7 @@ impl fmt::Display for EngineError {
                 f,
                 "partition {p}: partitions count from 0, and there must be at least 1"
             ),
+            Self::Threads(error) => write!(f, "the engine's threads cannot be started: {error}"),
             Self::NotOpen(p) => write!(f, "shard {p} is not open: open and restore it first"),
             Self::AlreadyOpen(p) => write!(f, "shard {p} is open already"),
             Self::Topic(topic) => write!(f, "topic {topic} is none that the engine reads"),
@@ -64,6 +77,12 @@ impl fmt::Display for EngineError {
                     "{offsets} offsets for {records} records: one each is needed"
                 )
             }
+            Self::Newer { place, version } => write!(
+                f,
+                "the signal at {place} has a frame of version {version}, this program reads up to \
+                 {}: upgrade it before whatever writes signals",
+                frame::VERSION
+            ),
             Self::Key(key) => write!(f, "changelog key {key:?} is no text"),
             Self::State { id, error } => write!(f, "state of {id}: {error}"),
         }
@@ -114,8 +133,22 @@ pub struct Output {
 pub struct Engine {
     setup: Setup,
     partitions: u32,
-    threads: usize,
+    /// Threads beside the caller's, waiting for work.
+    helpers: Option<ThreadPool>,
     shards: HashMap<u32, Shard>,
+}
+
+fn helpers(threads: usize) -> Result<Option<ThreadPool>, EngineError> {
+    if threads <= 1 {
+        return Ok(None);
+    }
+    // Started once: to start a thread takes as long as to apply tens of signals.
+    ThreadPoolBuilder::new()
+        .num_threads(threads - 1)
+        .thread_name(|number| format!("engine-{number}"))
+        .build()
+        .map(Some)
+        .map_err(|error| EngineError::Threads(error.to_string()))
 }
 
 /// One shard's work in a call.
@@ -132,7 +165,7 @@ impl Engine {
     /// An engine without shards.
     ///
     /// # Errors
-    /// [`EngineError::Setup`], [`EngineError::Partition`].
+    /// [`EngineError::Setup`], [`EngineError::Partition`], [`EngineError::Threads`].
     pub fn new(setup: &[u8], partitions: u32, threads: usize) -> Result<Self, EngineError> {
         if partitions == 0 {
             return Err(EngineError::Partition(0));
@@ -141,7 +174,7 @@ impl Engine {
         Ok(Self {
             setup,
             partitions,
-            threads: threads.max(1),
+            helpers: helpers(threads)?,
             shards: HashMap::new(),
         })
     }
@@ -296,32 +329,30 @@ impl Engine {
     ) -> Result<Output, EngineError> {
         let Self {
             setup,
-            threads,
+            helpers,
             shards,
             ..
         } = self;
-        let (setup, threads) = (&*setup, *threads);
-        let mut works = works(shards, inputs, tick)?;
-        let run = |work: &mut Work<'_, '_>| work.run(setup, now_ms);
-        let per_thread = works.len().div_ceil(threads).max(1);
-        let results: Vec<Done> = if works.len() == 1 || threads == 1 {
-            works.iter_mut().map(run).collect()
-        } else {
-            std::thread::scope(|scope| {
-                let threads: Vec<_> = works
-                    .chunks_mut(per_thread)
-                    .map(|works| scope.spawn(move || works.iter_mut().map(run).collect::<Vec<_>>()))
-                    .collect();
-                threads
-                    .into_iter()
-                    .flat_map(|thread| match thread.join() {
-                        Ok(results) => results,
-                        Err(panic) => std::panic::resume_unwind(panic),
-                    })
-                    .collect()
-            })
+        let setup = &*setup;
+        let works = works(shards, inputs, tick)?;
+        let mut done: Vec<Option<Done>> = works.iter().map(|_| None).collect();
+        let spare = works.len().saturating_sub(1);
+        let waiting = Mutex::new(works.into_iter().zip(&mut done));
+        let run = || {
+            while let Some((mut work, done)) = next(&waiting) {
+                *done = Some(work.run(setup, now_ms));
+            }
         };
-        Ok(output(results))
+        match helpers {
+            Some(helpers) if spare > 0 => helpers.in_place_scope(|scope| {
+                for _ in 0..spare.min(helpers.current_num_threads()) {
+                    scope.spawn(|_| run());
+                }
+                run();
+            }),
+            _ => run(),
+        }
+        Ok(output(done.into_iter().flatten()))
     }
 
     /// An entity's state bytes as JSON.
@@ -393,7 +424,13 @@ fn works<'e, 'a>(
 fn check(input: &Input<'_>) -> Result<(), EngineError> {
     let mut records = 0;
     for record in Records::new(input.data) {
-        record.map_err(EngineError::Chunk)?;
+        let (_, value) = record.map_err(EngineError::Chunk)?;
+        // Not for the shard to judge: a dead letter is for what no program can read.
+        if let Some(version) = value.and_then(frame::newer_version) {
+            let offset = input.offsets.get(records).copied().unwrap_or_default();
+            let place = format!("{}/{}/{offset}", input.topic, input.partition);
+            return Err(EngineError::Newer { place, version });
+        }
         records += 1;
     }
     let offsets = input.offsets.len();
@@ -424,7 +461,14 @@ impl Work<'_, '_> {
     }
 }
 
-fn output(results: Vec<Done>) -> Output {
+/// Whoever is free takes the next shard.
+fn next<T>(waiting: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
+    // A panic goes up to the caller, whatever the others still do.
+    let mut waiting = waiting.lock().unwrap_or_else(PoisonError::into_inner);
+    waiting.next()
+}
+
+fn output(results: impl Iterator<Item = Done>) -> Output {
     let mut output = Output::default();
     let mut totals = Outcomes::default();
     for (shard, lanes, outcomes) in results {

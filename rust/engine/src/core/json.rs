@@ -186,7 +186,10 @@ impl<'a> Reader<'a> {
 
     /// Reads a string; borrowed unless it holds an escape.
     pub fn string(&mut self) -> JsonResult<Cow<'a, str>> {
-        self.want(Kind::String)?;
+        // Most often it follows at once.
+        if self.byte() != Some(b'"') {
+            self.want(Kind::String)?;
+        }
         self.position += 1;
         let start = self.position;
         self.position += plain_len(&self.text.as_bytes()[start..]);
@@ -321,7 +324,11 @@ impl<'a> Reader<'a> {
     }
 
     /// Consumes `null` if that comes next.
+    #[inline]
     pub fn null(&mut self) -> JsonResult<bool> {
+        if self.byte() == Some(b'"') {
+            return Ok(false);
+        }
         if self.peek()? == Kind::Null {
             self.literal().map(|()| true)
         } else {
