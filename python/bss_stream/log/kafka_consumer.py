@@ -7,7 +7,7 @@ and every partition has been set to its committed offset, looked up after that.
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, errors  # type: ignore[import-untyped]
@@ -302,9 +302,21 @@ class KafkaConsumer:
         positions = dict(zip(parts, committed, strict=True))
         fresh = [part for part, offset in positions.items() if offset is None]
         if fresh:
-            positions |= await self._consumer.beginning_offsets(fresh)
+            starts = await self._consumer.beginning_offsets(fresh)
+            self._check_whole(starts)
+            positions |= starts
         for part, offset in positions.items():
             self._consumer.seek(part, offset)
+
+    def _check_whole(self, starts: Mapping[Any, int]) -> None:
+        """Refuse to begin where retention has been: who has no offsets may have had some."""
+        cut = [f"{part.topic}/{part.partition}" for part, start in starts.items() if start > 0]
+        if cut:
+            raise OffsetOutOfRangeError(
+                f"group {self._options.name(self._group)} has no offsets (it is new, or Kafka has "
+                f"forgotten them), and the start of {', '.join(sorted(cut))} was trimmed: "
+                f"{RECORDS_GONE}"
+            )
 
     async def _tell(self, listener: Callable[[Sequence[TopicPartition]], Awaitable[None]]) -> None:
         """Await a listener; what it raises is raised by the next poll, as its own error."""
