@@ -31,9 +31,11 @@ class Recording(NamedTuple):
     """The same traffic with every record that follows: what a processor in the field takes in."""
 
 
-def record(plans: int, rounds: int, *, partitions: int = 1) -> Recording:
+def record(
+    plans: int, rounds: int, *, partitions: int = 1, setup: bytes | None = None
+) -> Recording:
     """Settle `plans` plans, then record `rounds` batches of plans' signals."""
-    setup = compile_setup(load_setup())
+    setup = setup or compile_setup(load_setup())
     city = City(setup, plans, partitions=partitions)
     settling = list(batches(city.settle(), 5 * BATCH_RECORDS))
     # One request in fifteen is a refused or a garbled one, a few go to stations: a tenth more of
@@ -141,6 +143,53 @@ def restored_calls(
     for chunk in copies(states, times):
         engine.restore(0, topics.STATE_PLAN, chunk)
     return _calls(engine, recording.traffic)
+
+
+def large_setup(locations: int, templates: int) -> bytes:
+    """The shipped set-up with so many stations and templates, all that there were among them."""
+    setup = json.loads(compile_setup(load_setup()))
+    for market in setup["markets"]:
+        for field, name, wanted in (
+            ("locations", "location_id", locations),
+            ("templates", "template_id", templates),
+        ):
+            known = market[field]
+            some = wanted // len(setup["markets"])
+            # What is asked for most comes last: a search from the front would show.
+            more = [
+                {**known[n % len(known)], name: f"{known[n % len(known)][name]}-{n}"}
+                for n in range(some - len(known))
+            ]
+            market[field] = more + known
+    return json.dumps(setup).encode()
+
+
+def wide_setup(services: int) -> bytes:
+    """The shipped set-up with bundles of so many services each."""
+    setup = json.loads(compile_setup(load_setup()))
+    for market in setup["markets"]:
+        counted = {"service_id": "", "name": "More", "usage_unit": "unit", "unit_digits": 0}
+        counted |= {"unit_price": "1", "fleet_id": None, "consumes": "none"}
+        more = [f"service-more-{market['market_id'].lower()}-{n}" for n in range(services)]
+        market["services"] += [{**counted, "service_id": service_id} for service_id in more]
+        for bundle in market["bundles"]:
+            wanted = services - len(bundle["services"])
+            bundle["services"] = bundle["services"] + more[:wanted]
+            for template in market["templates"]:
+                if template["bundle_id"] == bundle["bundle_id"]:
+                    template["services"] += [
+                        {
+                            "service_id": service_id,
+                            "initial_quota": "infinite",
+                            "max_quota": "infinite",
+                            "rate_limit_per_day": None,
+                            "overage_allowed": False,
+                            "overage_rate_minor": None,
+                            "hold_units": 0,
+                        }
+                        for service_id in more[:wanted]
+                    ]
+    return json.dumps(setup).encode()
 
 
 def one_service_state() -> bytes:

@@ -1,4 +1,4 @@
-"""One table of what the engine does and costs: `python -m bench.report [--quick]`.
+"""One table of what the engine does and costs: `python -m bench.report [--quick] [--large]`.
 
 Engine and baseline take turns on the same batches, a block of batches each: a busy moment of the
 machine meets both, and neither finds the caches full of the other's data at every call.
@@ -18,6 +18,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from bench.limits import batch_bytes, copy_calls, hash_calls, scan_calls
 from bench.recording import (
     BATCH_RECORDS,
     Call,
@@ -25,11 +26,13 @@ from bench.recording import (
     baseline_calls,
     copies,
     engine_calls,
+    large_setup,
     one_service_state,
     open_engine,
     plan_states,
     record,
     restored_calls,
+    wide_setup,
 )
 from bss_stream import _engine, topics
 from bss_stream.setup import compile_setup, load_setup
@@ -79,7 +82,7 @@ def rate(times: Sequence[float], records: float = BATCH_RECORDS) -> str:
 
 def ratio(slow: Sequence[float], fast: Sequence[float]) -> str:
     """How many times as fast: the median over the same batches."""
-    return f"{statistics.median(s / f for s, f in zip(slow, fast, strict=True)):.1f}"
+    return f"{statistics.median(s / f for s, f in zip(slow, fast, strict=True)):.3g}"
 
 
 def resident_bytes() -> int:
@@ -130,6 +133,50 @@ def speed(table: Table, one: Recording, size: Size) -> None:
     table.add_row("engine: requests from outside among them, a second", rate(engine, outside), "")
 
 
+def limits(table: Table, one: Recording, size: Size) -> None:
+    """The engine against parts of its work done alone on the same bytes."""
+    batches = batch_bytes(one, one.traffic)
+    engine, copied, hashed, scanned = timed(
+        [
+            engine_calls(one, one.traffic),
+            copy_calls(batches),
+            hash_calls(batches),
+            scan_calls(batches),
+        ],
+        size,
+    )
+    table.add_section()
+    table.add_row("engine again: signals of plans a second", rate(engine), "1")
+    for what, times in (
+        ("copy of the same bytes in and out", copied),
+        ("SHA-256 of the bytes that the ledgers' chains hash", hashed),
+        ("scan of the payloads' JSON", scanned),
+    ):
+        table.add_row(f"limit: {what}, signals a second", rate(times), ratio(engine, times))
+    for what, sizes in (
+        ("taken in", [len(b.taken) for b in batches]),
+        ("given out", [len(b.given) for b in batches]),
+        ("hashed", [len(b.hashed) for b in batches]),
+    ):
+        mean = statistics.fmean(sizes) / BATCH_RECORDS
+        table.add_row(f"bytes {what} a signal", f"{mean:,.0f}", "")
+
+
+def setups(table: Table, one: Recording, size: Size, *, wide: bool) -> None:
+    """The same traffic under the shipped set-up, under a large one, and with wide bundles."""
+    large = one._replace(setup=large_setup(10_000, 1_000))
+    small, great = timed([engine_calls(one, one.traffic), engine_calls(large, large.traffic)], size)
+    table.add_section()
+    table.add_row("engine, shipped set-up: signals of plans a second", rate(small), "1")
+    table.add_row(
+        "engine, 10,000 stations and 1,000 templates: the same", rate(great), ratio(small, great)
+    )
+    if wide:
+        bundles = record(size.plans, size.blocks * size.block_calls, setup=wide_setup(64))
+        [much] = timed([engine_calls(bundles, bundles.traffic)], size)
+        table.add_row("engine, 64 services a bundle: the same", rate(much), ratio(small, much))
+
+
 def shards(table: Table, size: Size) -> None:
     """One thread against two."""
     two = record(size.plans, size.blocks * size.block_calls, partitions=2)
@@ -146,6 +193,11 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer plans and rounds")
+    parser.add_argument(
+        "--large",
+        action="store_true",
+        help="fifty times the plans instead of ten, and bundles of 64 services: takes 5 GB",
+    )
     parser.add_argument("--weigh", nargs=2, metavar=("FILE", "TIMES"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.weigh:
@@ -153,6 +205,8 @@ def main() -> None:
         print(weigh(Path(file), int(times)))
         return
     size = QUICK if arguments.quick else FULL
+    if arguments.large:
+        size = size._replace(copies=50)
     one = record(size.plans, size.blocks * size.block_calls)
     states = plan_states(one)
     gc.collect()
@@ -167,6 +221,8 @@ def main() -> None:
     table.add_column("figure", justify="right")
     table.add_column("ratio", justify="right")
     speed(table, one, size)
+    limits(table, one, size)
+    setups(table, one, size, wide=arguments.large)
     many = size.plans * size.copies
     [large] = timed([restored_calls(one, states, size.copies)], size)
     table.add_section()

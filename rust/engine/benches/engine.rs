@@ -4,7 +4,7 @@
 use bss_engine::core::{chunk, fsm::Model, time::write_rfc3339};
 use bss_engine::engine::{Engine, Input};
 use bss_engine::swap::request;
-use bss_engine::swap::vocabulary::{Cycle, External, PLAN};
+use bss_engine::swap::vocabulary::{Cycle, External, Fundamental, PLAN};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use serde_json::{Value, json};
 use std::cell::Cell;
@@ -192,6 +192,33 @@ fn machines(c: &mut Criterion) {
     });
 }
 
+/// A chain of steps, each from the state that the one before has led to.
+fn steps(c: &mut Criterion) {
+    const STEPS: usize = 1_000;
+    let model = Model::compile("v1", V1.as_bytes(), &PLAN).expect("a model");
+    let service = Cycle::Service as usize;
+    let start = model
+        .state_index(service, "BATTERY_ISSUED")
+        .expect("a state");
+    let signals: Vec<u8> = [Fundamental::BatteryReturned, Fundamental::BatteryIssued]
+        .iter()
+        .map(|signal| *signal as u8)
+        .cycle()
+        .take(STEPS)
+        .collect();
+    let mut group = c.benchmark_group("machines");
+    group.throughput(Throughput::Elements(STEPS as u64));
+    group.bench_function("a bare step", |b| {
+        b.iter(|| {
+            black_box(&signals).iter().fold(start, |state, signal| {
+                let step = model.step(service, state, *signal, 0);
+                step.expect("a transition").next
+            })
+        });
+    });
+    group.finish();
+}
+
 fn reading(c: &mut Criterion) {
     let payload = swap_payload(1, 1, START_MS);
     let mut group = c.benchmark_group("reading");
@@ -220,5 +247,5 @@ fn swaps(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, machines, reading, swaps);
+criterion_group!(benches, machines, steps, reading, swaps);
 criterion_main!(benches);
