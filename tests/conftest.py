@@ -4,7 +4,13 @@ import os
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.servers.kafka", "tests.servers.mosquitto", "tests.servers.postgres"]
+pytest_plugins = [
+    "tests.servers.certificates",
+    "tests.servers.kafka",
+    "tests.servers.kafka_access",
+    "tests.servers.mosquitto",
+    "tests.servers.postgres",
+]
 
 # No deadline: how long an example takes says nothing on a shared machine.
 settings.register_profile("quick", deadline=None)

@@ -37,9 +37,13 @@ class PlatformProcess:
     What it logs goes into a file beside its configuration, shown when something goes wrong.
     """
 
-    def __init__(self, config: Path, command: str, *, instance: str = "0") -> None:
+    def __init__(
+        self, config: Path, command: str, *, instance: str = "0", verbose: bool = False
+    ) -> None:
         self.name = f"{command}-{instance}"
         self._arguments = [command, "--config", str(config), "--instance", instance]
+        if verbose:
+            self._arguments.append("--verbose")
         self._log = config.with_name(f"{self.name}.log")
         self._process: asyncio.subprocess.Process | None = None
         self._seen = 0

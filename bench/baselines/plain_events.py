@@ -45,6 +45,9 @@ class Events(Payments):
         tags = plan.template.model.payment_tags
         if "unsigned" in tags[plan.pair]:
             self.external(turn, plan, "CONTRACT_EXECUTED")
+            version = plan.template.version
+            extra = f',"template_id":"{signed}","template_version":{version}'
+            self.enter(turn, plan, self.payment_ledger, "contract_signed", extra=extra)
         if "deposit_due" in tags[plan.pair]:
             self.claim(plan, payment_id, amount)
             self.external(turn, plan, "DEPOSIT_CONFIRMED")

@@ -20,7 +20,7 @@ from bss_stream.audit_report import (
 )
 from bss_stream.audit_states import LiveStates, Spool, collect_states
 from bss_stream.ledger_kinds import RULES, Money, Rule
-from bss_stream.sink.entry import EntryRow, Instant, epoch_ms
+from bss_stream.sink.entry import ENTRY_VERSION, EntryRow, Instant, check_version, epoch_ms
 from bss_stream.sink.store import LedgerReader
 
 __all__ = [
@@ -53,6 +53,7 @@ class Account(msgspec.Struct, frozen=True):
 
 
 class _AuditedEntry(msgspec.Struct, frozen=True):
+    v: int
     entry_id: str
     plan_id: str
     seq: int
@@ -68,6 +69,8 @@ class _AuditedEntry(msgspec.Struct, frozen=True):
     service_id: str | None = None
     signal_id: str | None = None
     payment_id: str | None = None
+    template_id: str | None = None
+    template_version: int | None = None
     before: Account | None = None
     after: Account | None = None
     held_units: int = 0
@@ -87,6 +90,8 @@ class _PlanState(msgspec.Struct, frozen=True):
     ledger_hash: str
     services: list[_ServiceState]
     credit_minor: int = 0
+    template_id: str | None = None
+    template_version: int | None = None
 
 
 _HASH_FIELD: Final = f',"hash":"{FIRST_PREV}"}}'
@@ -120,7 +125,8 @@ def audit(
     `states` gives each plan id and its described state, in any order; it is read to its end
     before the ledgers are. `drained` says that nothing is being written and that the sink has
     written all there was: then entries that are still to come, and states older than the
-    ledgers, are differences. Holds one plan in memory. Raises SinkError.
+    ledgers, are differences. Holds one plan in memory. Raises SinkError, and NewerVersionError for
+    an entry of a later program, whose rules this one does not know.
     """
     report = AuditReport(drained)
     with closing(Spool()) as spool:
@@ -167,6 +173,7 @@ class _PlanAudit:
         self._credited = 0
         self._plan_credit = 0
         self._renewal_payments: set[str] = set()
+        self._signed: tuple[str, int] | None = None
         # From the first gap on, an account is what the next entry says that it was before.
         self._whole = True
         self._gaps: list[tuple[int, int, str]] = []
@@ -193,7 +200,10 @@ class _PlanAudit:
         self._follow_seq(row)
         try:
             entry = _decoder.decode(row.entry)
+            if entry.v != ENTRY_VERSION:
+                raise ValueError(f"v is {entry.v}: expected {ENTRY_VERSION}")
         except (ValueError, RecursionError) as error:
+            check_version(row.entry)
             self._differ(row.entry_id, "entry", "a ledger entry", str(error))
             self._whole = False
             self._accounts.clear()
@@ -211,6 +221,8 @@ class _PlanAudit:
             self._expect(row.entry_id, "units", abs(entry.units), entry.units)
             self._expect(row.entry_id, "amount_minor", abs(entry.amount_minor), entry.amount_minor)
         self._count(entry, rule)
+        if entry.kind == "contract_signed":
+            self._sign(entry)
         if entry.service_id:
             self._account(entry, entry.service_id, rule)
         else:
@@ -263,6 +275,15 @@ class _PlanAudit:
         self._credited += rule.credit * entry.amount_minor
         # The entry's word, so that one fault is one difference.
         self._accounts[service_id] = entry.after
+
+    def _sign(self, entry: _AuditedEntry) -> None:
+        """A plan signs one template, in one version, once."""
+        if entry.template_id is None or entry.template_version is None:
+            self._differ(entry.entry_id, "template_id, template_version", "what is signed", "none")
+            return
+        if self._signed is not None:
+            self._differ(entry.entry_id, "kind", "no second contract_signed", entry.kind)
+        self._signed = (entry.template_id, entry.template_version)
 
     def _credit_plan(self, entry: _AuditedEntry, rule: Rule) -> None:
         """Follow the plan's credit; what goes back of it is known by the payment's id."""
@@ -344,6 +365,10 @@ class _PlanAudit:
         if state is None or state.ledger_seq != self._seq:
             return
         self._expect(None, "ledger_hash", self._hash, state.ledger_hash)
+        if self._signed is not None:
+            template_id, version = self._signed
+            self._expect(None, "template_id", template_id, state.template_id)
+            self._expect(None, "template_version", version, state.template_version)
         services = {service.service_id: service for service in state.services}
         self._expect(None, "services", len(services), len(state.services))
         if self._whole:

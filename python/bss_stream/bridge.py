@@ -15,7 +15,7 @@ from typing import Final
 from bss_stream import topics
 from bss_stream._engine import pack, partition_for
 from bss_stream.counters import RoleCounters, unbalanced
-from bss_stream.errors import LogError
+from bss_stream.errors import LogAccessError, LogError
 from bss_stream.frames import DeadLetter, encode_dead_letter
 from bss_stream.log.protocol import Appender, Chunk, Log
 from bss_stream.mqtt.client import MqttClient
@@ -159,9 +159,8 @@ class Bridge:
         ):
             self.counters.received += len(batch)
             self.counters.in_hand = len(batch)
-            refused: Counter[str] = Counter()
-            chunks = self._chunks(batch, refused)
-            if not await self._append(appender, chunks):
+            refused = await self._append(appender, batch)
+            if refused is None:
                 return
             self.counters.batches += 1
             self.counters.in_hand = 0
@@ -169,13 +168,20 @@ class Bridge:
             self.counters.refused.update(refused)
             self.counters.acknowledged += self.client.ack(batch)
 
-    async def _append(self, appender: Appender, chunks: Sequence[Chunk]) -> bool:
-        """Append, as often as it takes; False when stopped before it worked."""
+    async def _append(self, appender: Appender, batch: Sequence[Received]) -> Counter[str] | None:
+        """Append, as often as it takes; what was refused, None when stopped before it worked.
+
+        Each attempt has a time of receipt of its own: timers that came due while the log hung have
+        fired, and a record must not claim to have come in before them.
+        """
         pause_s = BACKOFF_MIN_S
         while True:
+            refused: Counter[str] = Counter()
             try:
-                await appender.append(chunks)
-                return True
+                await appender.append(self._chunks(batch, refused))
+                return refused
+            except LogAccessError:
+                raise
             except LogError as error:
                 self.counters.append_failures += 1
                 logger.warning(
@@ -183,7 +189,7 @@ class Bridge:
                 )
             if self._stopping.is_set():
                 logger.warning("stopped with messages that the log has not taken")
-                return False
+                return None
             await pause(pause_s, self._stopping)
             pause_s = min(pause_s * 2, BACKOFF_MAX_S)
 

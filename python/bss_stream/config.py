@@ -76,6 +76,9 @@ class KafkaLog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     password_file: File | None = None
     ca_file: File | None = None
     """Whom to trust, in PEM; not set: whom the system trusts."""
+    cert_file: File | None = None
+    """This client's own certificate and key, in PEM, for a cluster that asks for one."""
+    key_file: File | None = None
     replication_factor: Annotated[int, Meta(ge=1, le=16, description="replicas, 1 to 16")] = 3
     """Of topics that the program creates, as is min_insync_replicas."""
     min_insync_replicas: Annotated[int, Meta(ge=1, le=16, description="replicas, 1 to 16")] = 2

@@ -55,11 +55,14 @@ def _of_kafka(kafka: "KafkaLog") -> Iterator[Found]:
             yield f"$.log.kafka.{name}", f"not set, expected one with security_protocol {protocol}"
         if not sasl and value is not None:
             yield f"$.log.kafka.{name}", "is set, expected a security_protocol with SASL then"
-    if kafka.ca_file is not None and not kafka.security_protocol.endswith("SSL"):
+    named = [name for name in ("ca_file", "cert_file", "key_file") if getattr(kafka, name)]
+    if named and not kafka.security_protocol.endswith("SSL"):
         yield (
             "$.log.kafka.security_protocol",
-            f"{show(kafka.security_protocol)}: expected SSL or SASL_SSL, as ca_file is set",
+            f"{show(kafka.security_protocol)}: expected SSL or SASL_SSL, as {named[0]} is set",
         )
+    if (kafka.cert_file is None) != (kafka.key_file is None):
+        yield "$.log.kafka.cert_file", "expected cert_file and key_file together or neither"
 
 
 def _of_mqtt(mqtt: "Mqtt") -> Iterator[Found]:

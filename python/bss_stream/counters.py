@@ -36,7 +36,7 @@ class RoleCounters:
                 yield Sample(field.name, "", value)
 
     def __str__(self) -> str:
-        return ", ".join(_shown(sample) for sample in self.values() if sample.value)
+        return ", ".join(_shown(sample) for sample in self.values() if sample.value) or "nothing"
 
 
 def _shown(sample: Sample) -> str:

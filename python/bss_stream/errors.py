@@ -27,6 +27,11 @@ class FencedError(LogError):
     """Another owner of the same shard has taken over; this one must drop the shard."""
 
 
+class LogAccessError(LogError):
+    """The log refuses this client: its certificate, user, password or rights. Trying again is no
+    use."""
+
+
 RECORDS_GONE: Final = (
     "records that this group has not read are gone, and it skips nothing by itself: stop its "
     "processes, set its offset to the log's start, start them again, and audit"
@@ -44,6 +49,16 @@ class CheckpointError(BssStreamError):
 
 class FrameError(BssStreamError):
     """A record's value does not follow its frame's layout."""
+
+
+class NewerVersionError(BssStreamError):
+    """A newer program has written a record: no fault of the record, so nothing may pass it over."""
+
+    def __init__(self, what: str, version: int, known: int) -> None:
+        super().__init__(
+            f"{what} of version {version}, this program reads up to {known}: "
+            "upgrade bss_stream here before whatever writes it"
+        )
 
 
 class MqttError(BssStreamError):

@@ -13,7 +13,7 @@ dead letter ``1 reason source_topic partition offset received_ms detail\\n raw``
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from bss_stream.errors import FrameError
+from bss_stream.errors import FrameError, NewerVersionError
 
 VERSION: Final = b"1"
 ENGINE: Final = "engine"
@@ -120,6 +120,8 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
 def _split(value: bytes, fields: int, frame: str) -> tuple[list[str], bytes]:
     head, newline, body = value.partition(b"\n")
     parts = head.split(b"\t")
+    if parts[0] != VERSION and parts[0].isdigit() and int(parts[0]) > int(VERSION):
+        raise NewerVersionError(f"{frame} frame", int(parts[0]), int(VERSION))
     if not newline or parts[0] != VERSION or len(parts) != fields + 1:
         raise FrameError(
             f"{frame} frame starts {head[:80]!r}: expected version 1 and {fields} fields"
@@ -128,13 +130,13 @@ def _split(value: bytes, fields: int, frame: str) -> tuple[list[str], bytes]:
 
 
 def decode_signal(value: bytes) -> Signal:
-    """The signal in a record value. Raises FrameError."""
+    """The signal in a record value. Raises FrameError, NewerVersionError."""
     (event, received_ms, correlation, source), payload = _split(value, 4, "signal")
     return Signal(event, _int(received_ms), correlation, source, payload)
 
 
 def decode_outbox(value: bytes) -> OutboxMessage:
-    """The outbox message in a record value. Raises FrameError."""
+    """The outbox message in a record value. Raises FrameError, NewerVersionError."""
     (kind, qos, retain, expiry_s, correlation, topic), payload = _split(value, 6, "outbox")
     try:
         known = OutboxKind(kind)
@@ -146,7 +148,7 @@ def decode_outbox(value: bytes) -> OutboxMessage:
 
 
 def decode_dead_letter(value: bytes) -> DeadLetter:
-    """The dead letter in a record value. Raises FrameError."""
+    """The dead letter in a record value. Raises FrameError, NewerVersionError."""
     (reason, topic, partition, offset, received_ms, detail), raw = _split(value, 6, "dead letter")
     return DeadLetter(reason, topic, _int(partition), _int(offset), _int(received_ms), detail, raw)
 

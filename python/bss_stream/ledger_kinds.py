@@ -61,6 +61,7 @@ RULES: Final = {
     "asset_settled": Rule("service", opens_unlimited=True),
     "activity_reported": Rule("service"),
     "topup_applied": Rule("service", quota=1, credit=-1, money=Money.GRANTED),
+    "contract_signed": Rule("payment"),
     "deposit": Rule("payment", money=Money.RECEIVED),
     "renewal": Rule("payment", money=Money.RECEIVED),
     "renewal_payment": Rule("payment", plan_credit=1, money=Money.RECEIVED),

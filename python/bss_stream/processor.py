@@ -411,9 +411,12 @@ class Processor:
         in_shard = self._in_shard(self._generation, lambda: False)
         with contextlib.suppress(_ShardLostError):
             for shard, restored in sorted(self._restored.items()):
+                producer = self._producers.get(shard)
+                if producer is None:
+                    # Lost while another one's was written.
+                    return
                 try:
-                    ends = self._producers[shard].ends
-                    if await self._states.save(shard, restored, ends, in_shard):
+                    if await self._states.save(shard, restored, producer.ends, in_shard):
                         self.counters.checkpoints += 1
                 except CheckpointError as error:
                     logger.warning("shard %d has no new checkpoint: %s", shard, error)

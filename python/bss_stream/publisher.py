@@ -130,7 +130,7 @@ class Publisher:
         """Publish until stopped; join the group anew, with growing pauses, after a LogError.
 
         Raises MqttError when the client fails for good, OffsetOutOfRangeError when the log has
-        lost messages that were never published.
+        lost messages that were never published, NewerVersionError for what it cannot read yet.
         """
         appender = await self._log.appender()
         try:

@@ -10,11 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from bss_stream import _engine, topic_table
+from bss_stream import _engine, tls, topic_table
 from bss_stream.bridge import Bridge, BridgeSettings
-from bss_stream.config import Config
+from bss_stream.config import Config, Mqtt
+from bss_stream.config import KafkaLog as KafkaSettings
 from bss_stream.counters import RoleCounters
-from bss_stream.errors import BssStreamError, ConfigError
+from bss_stream.errors import BssStreamError
 from bss_stream.log.embedded import EmbeddedLog, Policy
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
 from bss_stream.log.protocol import Log
@@ -78,7 +79,7 @@ def make_log(config: Config, instance: str | None = None, clock_ms: Clock = epoc
         sasl_mechanism=kafka.sasl_mechanism,
         sasl_username=kafka.username,
         sasl_password=None if password is None else password.reveal(),
-        ssl_cafile=kafka.ca_file,
+        tls=_kafka_tls(kafka),
         replication_factor=kafka.replication_factor,
         min_insync_replicas=kafka.min_insync_replicas,
         client_id=config.app,
@@ -106,7 +107,7 @@ def mqtt_settings(config: Config, client: str, broker: EmbeddedBroker | None) ->
         client_id=f"{mqtt.client_id_prefix}-{client}",
         username=mqtt.username,
         password=None if password is None else password.reveal(),
-        tls=_tls(config),
+        tls=_mqtt_tls(mqtt),
         keep_alive_s=mqtt.keep_alive_s,
         # Asked for more, a bridge would linger for messages that the embedded broker holds back.
         receive_max=mqtt.receive_max if broker is None else min(mqtt.receive_max, IN_FLIGHT_MAX),
@@ -116,17 +117,17 @@ def mqtt_settings(config: Config, client: str, broker: EmbeddedBroker | None) ->
     )
 
 
-def _tls(config: Config) -> ssl.SSLContext | None:
-    tls = config.mqtt.tls
-    if not tls.enabled:
+def _mqtt_tls(mqtt: Mqtt) -> ssl.SSLContext | None:
+    files = mqtt.tls
+    if not files.enabled:
         return None
-    try:
-        context = ssl.create_default_context(cafile=tls.ca_file)
-        if tls.cert_file is not None:
-            context.load_cert_chain(tls.cert_file, tls.key_file)
-    except OSError as error:
-        raise ConfigError([f"$.mqtt.tls: cannot use its files: {error}"]) from None
-    return context
+    return tls.client_context("$.mqtt.tls", files.ca_file, files.cert_file, files.key_file)
+
+
+def _kafka_tls(kafka: KafkaSettings) -> ssl.SSLContext | None:
+    if not kafka.security_protocol.endswith("SSL"):
+        return None
+    return tls.client_context("$.log.kafka", kafka.ca_file, kafka.cert_file, kafka.key_file)
 
 
 def _catalogue(markets: Setup, compiled: bytes) -> Catalogue:
@@ -340,6 +341,8 @@ class Platform:
                 end()
             await self._tasks[role]
             logger.info("%s drained: %s", role, self.counters().get(role))
+        for line in self.balance():
+            logger.error("the counters do not add up: %s", line)
 
     def counters(self) -> dict[Role, RoleCounters]:
         """What each role that runs here has counted."""

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final, TypeVar
 
-from bss_stream.errors import LogError, OffsetOutOfRangeError
+from bss_stream.errors import LogAccessError, LogError, OffsetOutOfRangeError
 
 T = TypeVar("T")
 
@@ -63,8 +63,8 @@ async def work_and_rejoin(
     """Do `work` until it returns, anew after each LogError, with pauses that grow.
 
     They start small again when `progress`, which counts what has been done, has risen. Raises the
-    LogError once `stopping` is set, and OffsetOutOfRangeError at once: no waiting brings back what
-    the log has lost.
+    LogError once `stopping` is set, and OffsetOutOfRangeError and LogAccessError at once: no
+    waiting brings back what the log has lost, or lets in whom it refuses.
     """
     pause_s = REJOIN_PAUSE_MIN_S
     while True:
@@ -72,7 +72,7 @@ async def work_and_rejoin(
         try:
             await work()
             return
-        except OffsetOutOfRangeError:
+        except (LogAccessError, OffsetOutOfRangeError):
             raise
         except LogError as error:
             if stopping.is_set():

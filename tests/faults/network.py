@@ -131,6 +131,7 @@ class Network:
         await all_copied(self.config)
         for role in reversed(self.roles.values()):
             assert await role.end() == 0, role.log
+            assert "do not add up" not in role.log, role.log
         await self._check(broker_forgets)
         return snapshot
 

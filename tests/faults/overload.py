@@ -22,9 +22,8 @@ from pathlib import Path
 
 import orjson
 
-from bss_stream import topics
 from bss_stream.config import Config
-from bss_stream.log.sqlite_file import FILE, connect_reader, load_bounds, load_streams
+from bss_stream.log.sqlite_file import FILE, connect_reader
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings
 from tests.eventually import eventually
@@ -144,16 +143,17 @@ def _identification(number: int) -> Message:
 
 
 class _Outbox:
-    """How many messages the engine has written, read in another process's log."""
+    """How many messages have been published, read in another process's log."""
 
-    def __init__(self, file: Path) -> None:
-        self._connection = connect_reader(file)
-        streams = load_streams(self._connection)
-        self._streams = [streams[part] for part in streams if part.topic == topics.OUTBOX]
+    def __init__(self, config: Config) -> None:
+        self._connection = connect_reader(config.log_directory / FILE)
+        self._group = config.group("publisher")
 
-    def end(self) -> int:
-        """The sum of the partitions' ends."""
-        return sum(load_bounds(self._connection, stream)[1] for stream in self._streams)
+    def published(self) -> int:
+        """The sum of the offsets up to which the broker has acknowledged everything."""
+        sums = "SELECT sum(next_offset) FROM committed WHERE group_name = ?"
+        (found,) = self._connection.execute(sums, (self._group,)).fetchone()
+        return found or 0
 
     def close(self) -> None:
         self._connection.close()
@@ -181,8 +181,8 @@ class Overload:
         return now
 
     def answered(self) -> int:
-        """Requests whose echoes are in the outbox."""
-        done = (self._outbox.end() - self._settled) // PER_REQUEST
+        """Requests whose echoes the broker has."""
+        done = (self._outbox.published() - self._settled) // PER_REQUEST
         self.backlog_max = max(self.backlog_max, self.sent - done)
         self.memory()
         return done
@@ -192,7 +192,7 @@ class Overload:
         await self._sender.publish([one for plan in range(PLANS) for one in _settings(plan)])
         while self._settled < 2 * PLANS:
             await asyncio.sleep(0.5)
-            self._settled = self._outbox.end()
+            self._settled = self._outbox.published()
         assert self._settled == 2 * PLANS, "each of a plan's first requests has one echo"
 
     async def bring(self, rate_per_s: float, seconds: float) -> float:
@@ -246,7 +246,7 @@ async def _started(
         host="127.0.0.1", port=broker.port, client_id="overload", publish_max=10_000
     )
     async with PlatformProcess(file, "run") as process, MqttClient(settings) as sender:
-        outbox = _Outbox(Config.load(file).log_directory / FILE)
+        outbox = _Outbox(Config.load(file))
         with contextlib.closing(outbox):
             yield file, process, Overload(process, outbox, sender)
 

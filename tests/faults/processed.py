@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.traffic import Arrival
 from bss_stream import _engine, topics
-from bss_stream.audit import audit
+from bss_stream.audit import audit, balance_log
 from bss_stream.audit_states import collect_states
 from bss_stream.log.protocol import Log
 from bss_stream.sink.loop import LedgerSink, SinkSettings
@@ -62,5 +62,6 @@ async def check_audit(log: Log, folder: Path) -> None:
             report = await asyncio.to_thread(audit, store, states, drained=True)
     finally:
         store.close()
-    assert report.ok, report
+    report.log = await balance_log(log, drained=True, at_rest=True)
+    assert report.ok, (report, report.log.faults)
     assert report.entries > 0

@@ -80,5 +80,6 @@ async def test_a_clock_that_is_stepped_forward_and_back(tmp_path: Path) -> None:
         assert observer.lost(contents) == []
         observer.check_echoes(contents)
         await platform.drain()
+        assert platform.balance() == []
     code, output = await audit(config)
     assert code == 0, output

@@ -58,6 +58,7 @@ async def test_a_full_disk_holds_everything_up_and_loses_nothing(tmp_path: Path)
         await come_to_rest(config)
         assert await platform.end() == 0, platform.log
     assert "full" in platform.log
+    assert "do not add up" not in platform.log
     code, output = await audit(config)
     assert code == 0, output
     assert await check_log(config) == observer.requests.keys()

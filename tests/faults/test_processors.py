@@ -15,7 +15,7 @@ from bss_stream.errors import OffsetOutOfRangeError
 from bss_stream.log.protocol import Log
 from tests.faults.processed import finish_and_check
 from tests.faults.slow_log import SlowLog
-from tests.integration.processing import Running, append, running, traffic
+from tests.integration.processing import GROUP, Running, append, running, traffic
 from tests.logs import IN_VAIN_S, PARTITIONS, KafkaBackend, kafka_options
 from tests.undisturbed import read_log
 
@@ -187,8 +187,10 @@ async def test_a_slow_revoke_is_no_livelock(log: Log, tmp_path: Path) -> None:
     await finish_and_check(log, arrivals, tmp_path)
 
 
+# Kafka forgets the offsets of a group long without members, and then it is as good as a new one.
+@pytest.mark.parametrize("group", [GROUP, "forgotten"])
 async def test_retention_that_overruns_a_stopped_processor_stops_it_loudly(
-    backend: KafkaBackend, log: Log, tmp_path: Path
+    backend: KafkaBackend, log: Log, group: str
 ) -> None:
     """It names the group and the topic and what to do; what is left is not skipped to."""
     arrivals = traffic(plans=40, requests=260, seed=25)
@@ -200,8 +202,8 @@ async def test_retention_that_overruns_a_stopped_processor_stops_it_loudly(
     before = await read_log(log)
     signals = [record for record in before[topics.SIGNALS_PLAN] if record.partition == 1]
     await backend.trim(log, topics.SIGNALS_PLAN, 1, signals[-1].offset)
-    with pytest.raises(OffsetOutOfRangeError, match=r"processors.*set its offset") as told:
-        async with running(log, lambda: 0) as at_work:
+    with pytest.raises(OffsetOutOfRangeError, match=rf"{group}.*(set its |reset-)offset") as told:
+        async with running(log, lambda: 0, group=group) as at_work:
             await stopped(at_work)
     assert "bss.signals.plan" in str(told.value)
     after = await read_log(log)

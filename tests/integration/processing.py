@@ -90,8 +90,8 @@ async def running(
     **settings: Any,
 ) -> AsyncIterator[Running]:
     """A processor at work; at the end it stops, and adds its outcomes to `done`."""
-    given = {"threads": 2, "tick_interval_s": TICK_S, **settings}
-    chosen = ProcessorSettings(group=GROUP, transactional_id=shard_id, **given)
+    given = {"group": GROUP, "threads": 2, "tick_interval_s": TICK_S, **settings}
+    chosen = ProcessorSettings(transactional_id=shard_id, **given)
     processor = Processor(log, setup, chosen, clock_ms=clock)
     task = asyncio.create_task(processor.run())
     try:

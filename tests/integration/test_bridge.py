@@ -1,6 +1,7 @@
 """The bridge between real brokers and the real embedded log: nothing is lost, all is in order."""
 
 import asyncio
+import itertools
 import json
 import sqlite3
 import sys
@@ -38,11 +39,17 @@ async def log(tmp_path: Path) -> AsyncIterator[FaultyLog]:
     await log.close()
 
 
-def new_bridge(log: FaultyLog, mqtt: MqttSettings | int, **settings: Any) -> Bridge:
+def new_bridge(
+    log: FaultyLog,
+    mqtt: MqttSettings | int,
+    *,
+    clock_ms: Callable[[], int] = lambda: NOW_MS,
+    **settings: Any,
+) -> Bridge:
     """A bridge to the broker on a port, or with settings of its own."""
     if isinstance(mqtt, int):
         mqtt = mqtt_settings(mqtt)
-    return Bridge(log, mqtt, TABLE, BridgeSettings(**settings), clock_ms=lambda: NOW_MS)
+    return Bridge(log, mqtt, TABLE, BridgeSettings(**settings), clock_ms=clock_ms)
 
 
 @asynccontextmanager
@@ -229,6 +236,18 @@ async def test_a_log_that_fails_is_asked_again_in_order(log: FaultyLog, broker_p
         await eventually(lambda: bridge.counters.acknowledged == 200)
     assert bridge.counters.append_failures == 3
     assert await numbers(log) == in_order(200)
+
+
+async def test_what_a_log_takes_late_is_received_late(log: FaultyLog, broker_port: int) -> None:
+    """Timers that came due while the log failed have fired: no record may lie before them."""
+    now_ms = itertools.count(NOW_MS)
+    log.failures = 2
+    bridge = new_bridge(log, broker_port, clock_ms=lambda: next(now_ms))
+    async with sender(broker_port) as client, running(bridge):
+        await client.publish(numbered(1))
+        await eventually(lambda: bridge.counters.acknowledged == 1)
+    ((signal,),) = (await signals(log)).values()
+    assert signal.received_ms == NOW_MS + log.attempts - 1 == NOW_MS + 2
 
 
 @pytest.mark.mosquitto

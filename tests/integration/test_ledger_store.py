@@ -1,9 +1,10 @@
 """Both ledger databases keep the same promises: all or nothing, nothing twice, nothing changed."""
 
+import resource
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from importlib import import_module
 from pathlib import Path
 
@@ -107,6 +108,32 @@ def test_a_write_that_fails_leaves_nothing(store: LedgerStore, ledger_url: str) 
     execute(ledger_url, "ALTER TABLE elsewhere RENAME TO sink_offsets")
     assert store.write(batch_of(rows_of("plan-1")), {HERE: 4}) == (4, 0, {})
     assert store.offsets() == {HERE: 4}
+
+
+@contextmanager
+def full_disk(folder: Path) -> Iterator[None]:
+    """No file of this process grows past the largest one in `folder`: its writes are refused."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(file.stat().st_size for file in folder.iterdir())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_waited_for_and_leaves_nothing(tmp_path: Path) -> None:
+    """As PostgreSQL's is: whoever frees space need not start the sink again."""
+    with closing(SqliteLedgerStore(tmp_path / "ledgers.db")) as store:
+        store.open()
+        store.write(batch_of(rows_of("plan-1")), {HERE: 4})
+        many = rows_of("plan-2", uses=2_000)
+        with full_disk(tmp_path):
+            for _ in range(2):
+                with pytest.raises(StoreUnavailableError, match=r"ledgers\.db"):
+                    store.write(batch_of(many), {HERE: 9})
+        assert store.offsets() == {HERE: 4}
+        assert store.write(batch_of(many), {HERE: 9}) == (len(many), 0, {})
 
 
 def test_a_snapshot_does_not_move(store: LedgerStore) -> None:

@@ -395,11 +395,19 @@ async def test_an_offset_below_the_start_of_the_log_is_an_error(log: Log, backen
     await consumer.commit({PLAN_0: 1})
     await consumer.close()
     again = await log.consumer("readers", [topics.SIGNALS_PLAN])
-    with pytest.raises(OffsetOutOfRangeError, match=r"readers"):
+    what = r"readers is to read .*bss\.signals\.plan/0 at offset 1 and the log"
+    with pytest.raises(OffsetOutOfRangeError, match=what):
         await poll_until(again, 1)
     await again.close()
     fresh = await log.consumer("newcomers", [topics.SIGNALS_PLAN])
-    assert values(await poll_until(fresh, 1))[0] == b"%d" % kept.offsets[0]
+    if isinstance(backend, KafkaBackend):
+        # Kafka forgets the offsets of a group long without members: it may be one of those.
+        with pytest.raises(
+            OffsetOutOfRangeError, match=r"newcomers has no offsets.*set its offset"
+        ):
+            await poll_until(fresh, 1)
+    else:
+        assert values(await poll_until(fresh, 1))[0] == b"%d" % kept.offsets[0]
     await fresh.close()
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import ssl
-import subprocess
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ from bss_stream.mqtt.broker import IN_FLIGHT_MAX, EmbeddedBroker
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings, Received, Subscription, Will
 from tests.eventually import eventually
-from tests.servers.mosquitto import Mosquitto, MosquittoFactory
+from tests.servers.certificates import Certificates
+from tests.servers.mosquitto import Mosquitto, MosquittoFactory, password_file
 from tests.servers.proxy import Proxy
 
 pytestmark = pytest.mark.mosquitto
@@ -448,9 +448,7 @@ async def test_a_will_is_published_when_the_connection_dies(mosquitto: Mosquitto
 @pytest.fixture
 def passwords(tmp_path: Path) -> Path:
     """A file that knows user `me` with password `right`."""
-    file = tmp_path / "passwords"
-    subprocess.run(["mosquitto_passwd", "-b", "-c", str(file), "me", "right"], check=True)
-    return file
+    return password_file(tmp_path / "passwords", {"me": "right"})
 
 
 async def test_a_refused_password_is_an_error_at_once(
@@ -530,21 +528,10 @@ async def test_stop_intake_hands_out_what_is_there_and_ends(mosquitto: Mosquitto
         assert numbers(await take(receiver, 10)) == list(range(10, 20))
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> tuple[Path, Path]:
-    """A self-signed certificate of 127.0.0.1 and its key."""
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    request = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2"
-    names = "-subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
-    command = [*request.split(), *names.split(), "-keyout", str(key), "-out", str(cert)]
-    subprocess.run(command, check=True, capture_output=True)
-    return cert, key
-
-
-async def test_tls(start_mosquitto: MosquittoFactory, certificate: tuple[Path, Path]) -> None:
-    cert, key = certificate
+async def test_tls(start_mosquitto: MosquittoFactory, certificates: Certificates) -> None:
+    cert, key = certificates.server
     broker = start_mosquitto(lines=[f"certfile {cert}", f"keyfile {key}"])
-    trusted = ssl.create_default_context(cafile=str(cert))
+    trusted = ssl.create_default_context(cafile=str(certificates.ca))
     async with client(broker.port, "both", tls=trusted) as both:
         await both.subscribe(FILTER)
         await both.publish(numbered(500))

@@ -1,6 +1,6 @@
 """A real Apache Kafka for tests: one KRaft node as a process on free loopback ports.
 
-The jars come from Maven (kafka/pom.xml beside this file) into the user's cache, once a version.
+The jars come from Maven (kafka/pom.xml beside this file) into the user's cache, once for each pom.
 `python -m tests.servers.kafka prepare` fetches them and does nothing else.
 """
 
@@ -14,9 +14,9 @@ import subprocess
 import sys
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient  # type: ignore[import-untyped]
@@ -45,10 +45,9 @@ CONFIGURATION: Final = """
 process.roles=broker,controller
 node.id=1
 controller.quorum.bootstrap.servers=127.0.0.1:{controller}
-listeners=PLAINTEXT://127.0.0.1:{broker},PROXIED://127.0.0.1:{behind},\
-CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{broker},PROXIED://127.0.0.1:{proxy}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,PROXIED:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners={listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={advertised}
+listener.security.protocol.map={protocols},CONTROLLER:PLAINTEXT
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
@@ -75,6 +74,9 @@ broker.heartbeat.interval.ms=300
 """
 
 
+PLAIN_LISTENERS: Final[Mapping[str, str]] = {"PLAINTEXT": "PLAINTEXT", "PROXIED": "PLAINTEXT"}
+
+
 def version() -> str:
     """The Kafka version that the pom names."""
     found = ET.parse(POM).find(".//{*}kafka.version")
@@ -86,10 +88,10 @@ def version() -> str:
 def jars() -> Path:
     """The directory of Kafka's jars, fetched at the first use; skips or fails without Maven."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    directory = cache / "bss_stream" / f"kafka-{version()}"
-    stamp = directory / STAMP
     wanted = hashlib.sha256(POM.read_bytes()).hexdigest()
-    if stamp.is_file() and stamp.read_text() == wanted:
+    directory = cache / "bss_stream" / f"kafka-{version()}-{wanted[:8]}"
+    stamp = directory / STAMP
+    if stamp.is_file():
         return directory
     maven = shutil.which("mvn")
     if maven is None:
@@ -103,14 +105,29 @@ def jars() -> Path:
     )
     if done.returncode != 0:
         missing("Kafka", f"Maven failed: {done.stdout.decode('utf-8', 'replace')[-2000:]}")
-    stamp.write_text(wanted)
+    stamp.touch()
     return directory
+
+
+def _listed(form: str, pairs: Mapping[str, object]) -> str:
+    return ",".join(form.format(*pair) for pair in pairs.items())
+
+
+class Access(NamedTuple):
+    """Who gets in besides everybody on the plain listener."""
+
+    listeners: Mapping[str, str] = {}
+    """Further listeners, by name their security protocol."""
+    lines: Sequence[str] = ()
+    """Of the server's configuration."""
+    formatting: Sequence[str] = ()
+    """Arguments of the formatting of its storage."""
 
 
 class KafkaServer:
     """A broker with a data directory of its own; `start`, `stop` and `kill` as a test likes."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, access: Access | None = None) -> None:
         java = shutil.which("java")
         if java is None:
             missing("Kafka", "no `java` on PATH (Java 17 or later)")
@@ -119,43 +136,61 @@ class KafkaServer:
         self._directory = directory
         self._configuration = directory / "server.properties"
         self._process: subprocess.Popen[bytes] | None = None
-        self.port = free_port()
+        self._access = access or Access()
+        protocols = {**PLAIN_LISTENERS, **self._access.listeners}
+        self.ports = {name: free_port() for name in protocols}
         self.proxy_port = free_port()
         """Where clients that come over `port_behind_proxy` are told to find the broker."""
-        self.port_behind_proxy = free_port()
+        told = self.ports | {"PROXIED": self.proxy_port}
         text = CONFIGURATION.format(
-            broker=self.port,
-            behind=self.port_behind_proxy,
-            proxy=self.proxy_port,
             controller=free_port(),
+            listeners=_listed("{}://127.0.0.1:{}", self.ports),
+            advertised=_listed("{}://127.0.0.1:{}", told),
+            protocols=_listed("{}:{}", protocols),
             data=directory / "data",
         )
-        self._configuration.write_text(text)
+        self._configuration.write_text("\n".join((text, *self._access.lines)))
         self._format()
 
     @property
+    def port(self) -> int:
+        """The port of the plain listener."""
+        return self.ports["PLAINTEXT"]
+
+    @property
+    def port_behind_proxy(self) -> int:
+        """The port of the listener that a proxy stands before."""
+        return self.ports["PROXIED"]
+
+    @property
     def bootstrap(self) -> str:
-        """The address for clients."""
+        """The address for clients of the plain listener."""
         return f"127.0.0.1:{self.port}"
 
     def _format(self) -> None:
-        storage = [*self._command("kafka.tools.StorageTool"), "format", "--standalone"]
+        storage = [*self.command("kafka.tools.StorageTool"), "format", "--standalone"]
         done = subprocess.run(
-            [*storage, "-t", "bss0stream0tests0node1w", "-c", self._configuration],
+            [
+                *storage,
+                *("-t", "bss0stream0tests0node1w"),
+                *("-c", str(self._configuration)),
+                *self._access.formatting,
+            ],
             capture_output=True,
             timeout=START_TIMEOUT_S,
         )
         if done.returncode != 0:
             raise RuntimeError(f"cannot format Kafka's storage: {done.stderr.decode()[-2000:]}")
 
-    def _command(self, main: str) -> list[str]:
+    def command(self, main: str) -> list[str]:
+        """How to run one of Kafka's programs, its arguments still to come."""
         return [self._java, *JVM, "-cp", self._classpath, main]
 
     def start(self) -> None:
         """Start, and return once a client has been answered."""
         with (self._directory / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._command("kafka.Kafka"), str(self._configuration)],
+                [*self.command("kafka.Kafka"), str(self._configuration)],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -84,6 +84,15 @@ class Mosquitto:
             self._process.send_signal(how)
             self._process.wait(timeout=START_TIMEOUT_S)
             self._process = None
+
+
+def password_file(file: Path, passwords: Mapping[str, str]) -> Path:
+    """Write a password file that knows these users."""
+    file.touch(mode=0o600)
+    for user, password in passwords.items():
+        command = ["mosquitto_passwd", "-b", str(file), user, password]
+        subprocess.run(command, check=True, capture_output=True)
+    return file
 
 
 MosquittoFactory = Callable[..., Mosquitto]

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.servers.certificates import Certificate, Certificates
 from tests.servers.ports import free_port
 from tests.servers.requirement import missing
 
@@ -32,6 +33,20 @@ fsync = off
 max_connections = 40
 shared_buffers = 32MB
 log_min_messages = fatal
+"""
+
+
+TLS_CONFIGURATION = """
+ssl = on
+ssl_ca_file = 'ca.pem'
+ssl_cert_file = 'server.pem'
+ssl_key_file = 'key.pem'
+"""
+
+TLS_RULES = """
+host all tester 127.0.0.1/32 trust
+hostssl all +certified 127.0.0.1/32 cert
+hostssl all all 127.0.0.1/32 scram-sha-256
 """
 
 
@@ -62,7 +77,10 @@ def _user() -> pwd.struct_passwd | None:
 class PostgresServer:
     """A server with a data directory of its own; `start` and `kill` as often as a test likes."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, tls: Certificates | None = None) -> None:
+        """With `tls`, clients other than `tester` get in over TLS only: members of `certified` by
+        their certificate, all others by password.
+        """
         self._binaries = _binaries()
         self._user = _user()
         self._directory = directory
@@ -71,6 +89,8 @@ class PostgresServer:
         if self._user is not None:
             os.chown(directory, self._user.pw_uid, self._user.pw_gid)
         self._initialise()
+        if tls is not None:
+            self._secure(tls)
 
     def dsn(self, database: str) -> str:
         """The URL of a database on this server."""
@@ -134,6 +154,28 @@ class PostgresServer:
             raise RuntimeError(f"initdb failed: {done.stderr.decode('utf-8', 'replace')}")
         with (data / "postgresql.conf").open("a", encoding="utf-8") as file:
             file.write(CONFIGURATION)
+
+    def _secure(self, tls: Certificates) -> None:
+        data = self._directory / "data"
+        self._put("ca", tls.ca)
+        self._put("server", tls.server.cert)
+        self._put("key", tls.server.key)
+        with (data / "postgresql.conf").open("a", encoding="utf-8") as file:
+            file.write(TLS_CONFIGURATION)
+        (data / "pg_hba.conf").write_text(TLS_RULES)
+
+    def _put(self, name: str, source: Path) -> None:
+        copy = self._directory / "data" / f"{name}.pem"
+        shutil.copy(source, copy)
+        copy.chmod(0o600)
+        if self._user is not None:
+            os.chown(copy, self._user.pw_uid, self._user.pw_gid)
+
+    def show(self, certificate: Certificate) -> None:
+        """Show another certificate from now on."""
+        self._put("server", certificate.cert)
+        self._put("key", certificate.key)
+        self.restart()
 
     def _spawn(self) -> subprocess.Popen[bytes]:
         command = [

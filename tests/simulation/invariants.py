@@ -10,12 +10,13 @@ import orjson
 
 from bss_stream import _engine, topics
 from bss_stream.audit import audit
-from bss_stream.frames import OutboxKind, decode_dead_letter, decode_outbox, decode_signal
+from bss_stream.frames import decode_dead_letter, decode_outbox, decode_signal
 from bss_stream.log.protocol import TopicPartition
 from bss_stream.testing import Produced
+from tests.effects import check_effects
 from tests.simulation.clients import Clients, wall_ms
 from tests.simulation.log import Committed, Partition
-from tests.undisturbed import LogRecord, check_contents, is_internal
+from tests.undisturbed import Contents, LogRecord, check_contents
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -52,7 +53,6 @@ class Rest:
         if faults:
             unrest = self.unrest()
             faults += [unrest] if unrest else []
-            faults += [f"ended by itself: {end}" for end in world.ends]
         return Outcome(
             faults,
             world.chance.digest,
@@ -131,6 +131,9 @@ class Rest:
             for offset, (key, value) in zip(part.offsets, part.records, strict=True)
         ]
 
+    def _contents(self) -> Contents:
+        return {topic: self._records(topic) for topic in topics.ALL}
+
     def _rows(self) -> dict[str, str]:
         with self._world.ledgers.snapshot() as snapshot:
             return {row.entry_id: row.entry for row in snapshot.entries()}
@@ -142,13 +145,11 @@ class Rest:
         checks = (
             self._accepted_is_in_the_log,
             self._effects_exactly_once,
-            self._one_source_a_request,
-            self._answered,
-            self._echoes_alike,
+            self._answers_and_effects,
             self._published,
             self._copied,
             self._audited,
-            self._dead_letters,
+            self._nobody_gave_up,
         )
         found = []
         for check in checks:
@@ -189,8 +190,7 @@ class Rest:
             assert position[place] > (part.offsets[-1] if part.offsets else -1), (
                 f"{place} is unread"
             )
-        contents = {topic: self._records(topic) for topic in topics.ALL}
-        check_contents(contents, expected)
+        check_contents(self._contents(), expected)
 
     def _take(
         self, engine: _engine.Engine, entry: Committed, position: dict[TopicPartition, int]
@@ -216,46 +216,10 @@ class Rest:
             assert len(fired) <= 10_000, f"shard {shard} has not fired what was due"
         return fired
 
-    def _one_source_a_request(self) -> None:
-        """No entry twice: what one record did to a plan is written once."""
-        seen: Counter[tuple[object, ...]] = Counter()
-        for record in self._records(*topics.LEDGERS):
-            entry = orjson.loads(record.value)
-            seen["entry", entry["entry_id"]] += 1
-            seen["seq", entry["plan_id"], entry["seq"]] += 1
-            if payment := entry.get("payment_id"):
-                seen["payment", entry["plan_id"], payment, entry["kind"], entry["service_id"]] += 1
-        twice = [what for what, times in seen.items() if times > 1]
-        assert not twice, f"written twice: {twice[:5]}"
-
-    def _answered(self) -> None:
-        """Every request in the log has an echo in the outbox."""
-        asked = {
-            (r.key, decode_signal(r.value).correlation)
-            for r in self._records(topics.SIGNALS_PLAN)
-            if not is_internal(r.value)
-        }
-        messages = [(r.key, decode_outbox(r.value)) for r in self._records(topics.OUTBOX)]
-        told = {(key, m.correlation) for key, m in messages if m.kind is OutboxKind.ECHO}
-        assert asked <= told, f"{len(asked - told)} without an echo: {sorted(asked - told)[:5]}"
-
-    def _echoes_alike(self) -> None:
-        """Of one request's echoes all that decide it say the same.
-
-        A battery that ARM has issued after ABS had given up is told as late, and another matter.
-        """
-        said: defaultdict[tuple[str, str], set[tuple[object, ...]]] = defaultdict(set)
-        for record in self._records(topics.OUTBOX):
-            message = decode_outbox(record.value)
-            if message.kind is OutboxKind.ECHO and message.correlation:
-                data = orjson.loads(message.payload)["data"]
-                reason, late = (data["metadata"].get(name) for name in ("reason", "late"))
-                if not late and reason not in ("duplicate", "in_progress"):
-                    said[message.topic, message.correlation].add((data["success"], reason))
-        unlike = {where: what for where, what in said.items() if len(what) > 1}
-        assert not unlike, (
-            f"{len(unlike)} requests have echoes that differ: {list(unlike.items())[:3]}"
-        )
+    def _answers_and_effects(self) -> None:
+        """Each request answered, all its answers alike, each effect once, nothing under way."""
+        partitions = self._server.partitions
+        check_effects(self._contents(), self._world.setup, partitions=partitions)
 
     def _published(self) -> None:
         """Every message of the outbox was published, and nothing else was."""
@@ -279,11 +243,10 @@ class Rest:
         report = audit(self._world.ledgers, self._states(engine, topics.STATE_PLAN), drained=True)
         assert report.ok, f"{report.rejects} {report.differences[:3]}"
 
-    def _dead_letters(self) -> None:
-        """Nothing that the engine itself has said is a dead letter."""
-        for record in self._records(topics.DEAD_LETTER):
-            letter = decode_dead_letter(record.value)
-            assert letter.source_topic != topics.OUTBOX, f"unpublishable: {letter}"
+    def _nobody_gave_up(self) -> None:
+        """Nothing that has gone wrong was a reason for a role to end."""
+        ends = self._world.ends
+        assert not ends, f"{len(ends)} roles have ended by themselves: {ends[:3]}"
 
 
 def _unpacked(entry: Committed) -> list[Produced]:

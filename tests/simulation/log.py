@@ -101,27 +101,34 @@ class LogServer:
             if not (records > 0 and data):
                 raise LogError(f"a chunk for {topic}/{partition} is empty: expected at least 1")
 
-    def append(self, chunk: Chunk, *, marker: bool = False) -> None:
-        """Take a chunk, and leave a gap behind it if it is a transaction's."""
+    def append(self, chunk: Chunk, *, marker: bool = False) -> int:
+        """Take a chunk, and leave a gap behind it if it is a transaction's; where it ends."""
         part = self.parts[chunk.topic, chunk.partition]  # type: ignore[index]
         part.append(unpack(chunk.data))
+        end = part.end
         part.end += marker and self._markers
         self.on_change(f"{chunk.topic}/{chunk.partition}", bytes(chunk.data))
         self.wake()
+        return end
 
     def commit(
         self, transactional_id: str, epoch: int, chunks: Sequence[Chunk], offsets: Sequence[Moved]
-    ) -> None:
-        """Take a transaction as a whole. Raises FencedError."""
+    ) -> Offsets:
+        """Take a transaction as a whole; the offset behind its last record of each partition.
+
+        Raises FencedError.
+        """
         self.check_epoch(transactional_id, epoch)
+        ends: dict[TopicPartition, int] = {}
         for chunk in chunks:
-            self.append(chunk, marker=True)
+            ends[TopicPartition(chunk.topic, chunk.partition)] = self.append(chunk, marker=True)
         moved = {part: offset for _, moves in offsets for part, offset in moves.items()}
         for group, moves in offsets:
             self.committed.update({(group, part): offset for part, offset in moves.items()})
         now_s = asyncio.get_running_loop().time()
         self.journal.append(Committed(transactional_id, tuple(chunks), moved, now_s))
         self.on_change(f"commit {transactional_id} {sorted(moved.items())}", b"")
+        return ends
 
     def check_epoch(self, transactional_id: str, epoch: int) -> None:
         """Raises FencedError when the id has been taken again since."""
@@ -305,8 +312,11 @@ class SimulatedLog:
         return SimulatedProducer(server, transactional_id, epoch)
 
     async def extent(self, topic: str, partition: int) -> Extent:
-        part = self._server.parts[TopicPartition(topic, partition)]
-        return await self._server.network.call("extent", lambda: Extent("", part.start, part.end))
+        server = self._server
+        part = server.parts[TopicPartition(topic, partition)]
+        return await server.network.call(
+            "extent", lambda: Extent("simulated", part.start, part.end)
+        )
 
     async def replay(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[Fetched]:
         server, place = self._server, TopicPartition(topic, partition)
@@ -387,10 +397,11 @@ class SimulatedProducer:
         self._epoch = epoch
         self._busy = False
         self._closed = False
+        self._ends: dict[TopicPartition, int] = {}
 
     @property
     def ends(self) -> Offsets:
-        return {}
+        return self._ends
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[SimulatedTransaction]:
@@ -410,14 +421,14 @@ class SimulatedProducer:
     async def _commit(self, transaction: SimulatedTransaction) -> None:
         server = self._server
 
-        def commit() -> None:
+        def commit() -> Offsets:
             if server.network.strikes("transaction aborted", 0.01):
                 raise LogError(f"the log has aborted a transaction of {self._id}")
-            server.commit(self._id, self._epoch, transaction.chunks, transaction.moved)
+            return server.commit(self._id, self._epoch, transaction.chunks, transaction.moved)
 
         call = asyncio.create_task(server.network.call("commit", commit))
         try:
-            await asyncio.shield(call)
+            self._ends.update(await asyncio.shield(call))
         except asyncio.CancelledError:
             await asyncio.wait([call])
             call.exception()  # Retrieved here; the cancellation is what goes on.

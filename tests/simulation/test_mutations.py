@@ -1,16 +1,19 @@
 """Roles that break a promise, each in one place: the simulation has to catch every one of them."""
 
 import contextlib
-from collections.abc import Iterable, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 
 import pytest
 
+from bss_stream import topics
 from bss_stream.bridge import Bridge, BridgeSettings
 from bss_stream.log.protocol import Appender, Chunk, Fetched, TopicPartition
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import SESSION_WEEK_S, MqttSettings, Received
-from bss_stream.processor import Processor, ProcessorSettings
+from bss_stream.processor import Processor
 from bss_stream.publisher import Publisher, PublisherSettings
+from bss_stream.shard_state import InShard, Restored, ShardStates
 from bss_stream.sink.entry import decode_fetched
 from bss_stream.sink.loop import LedgerSink, SinkSettings
 from bss_stream.sink.store import StoreUnavailableError
@@ -49,36 +52,52 @@ class _OffsetsApart(Processor):
         await super()._commit_shard(shard, [], offsets)
 
 
-def _processor_settings(name: str) -> ProcessorSettings:
-    return ProcessorSettings(
-        group=GROUPS["processor"],
-        transactional_id=(name + "-{}").format,
-        batch_records_max=50,
-        tick_interval_s=0.5,
-    )
-
-
 class ProcessorCommitsOffsetsOutsideTheTransaction(Roles):
     def processor(self, world: World, number: int) -> Role:
-        settings = _processor_settings("shard")
+        settings = self.processor_settings(world, number)
         return _OffsetsApart(self.log(world), SETUP, settings, clock_ms=wall_ms)
 
 
 class ProcessorFencesNobody(Roles):
     def processor(self, world: World, number: int) -> Role:
-        settings = _processor_settings(f"processor-{number}")
+        settings = dataclasses.replace(
+            self.processor_settings(world, number),
+            transactional_id=(f"processor-{number}" + "-{}").format,
+        )
         return Processor(self.log(world), SETUP, settings, clock_ms=wall_ms)
 
 
 class _Forgetful(Processor):
-    async def _restore(self, shard: int, topic: str, data: bytes) -> int:
-        return 0
+    async def _restore_shard(self, shard: int) -> None:
+        self._restored[shard] = Restored()
 
 
 class ProcessorRestoresNothing(Roles):
     def processor(self, world: World, number: int) -> Role:
-        settings = _processor_settings("shard")
+        settings = self.processor_settings(world, number)
         return _Forgetful(self.log(world), SETUP, settings, clock_ms=wall_ms)
+
+
+class _Boastful(ShardStates):
+    async def save(
+        self,
+        shard: int,
+        restored: Restored,
+        written: Mapping[TopicPartition, int],
+        in_shard: InShard[tuple[int, bytes, int | None]],
+    ) -> bool:
+        extents = {topic: await self._log.extent(topic, shard) for topic in topics.STATES}
+        ends = {TopicPartition(topic, shard): extent.end for topic, extent in extents.items()}
+        return await super().save(shard, restored, ends, in_shard)
+
+
+class CheckpointClaimsWhatOthersHaveWritten(Roles):
+    def processor(self, world: World, number: int) -> Role:
+        settings = self.processor_settings(world, number)
+        processor = Processor(self.log(world), SETUP, settings, clock_ms=wall_ms)
+        directory = settings.checkpoint_directory
+        processor._states = _Boastful(processor._log, processor._engine, directory)
+        return processor
 
 
 class _Hasty(Publisher):
@@ -115,6 +134,7 @@ MUTATIONS: Iterable[type[Roles]] = (
     ProcessorCommitsOffsetsOutsideTheTransaction,
     ProcessorFencesNobody,
     ProcessorRestoresNothing,
+    CheckpointClaimsWhatOthersHaveWritten,
     PublisherCommitsBeforeItPublishes,
     SinkDoesNotTryAgain,
 )

@@ -77,6 +77,7 @@ class Scenario:
     disorder: float
     lost_share: float
     calamity_every_s: float
+    checkpoint_every_s: float
 
     @classmethod
     def of(cls, chance: Chance) -> "Scenario":
@@ -94,6 +95,7 @@ class Scenario:
             disorder=random.choice((0.0, 0.1, 0.5)),
             lost_share=random.choice((0.0, 0.005, 0.02)),
             calamity_every_s=random.choice((0.5, 1.5, 5.0)),
+            checkpoint_every_s=random.choice((0.05, 1.0, 1_000.0)),
         )
 
 
@@ -158,7 +160,11 @@ class Slot:
         try:
             await role.run()
         except BssStreamError as error:
-            self._world.ends.append(f"{self.name}: {error}")
+            # Who is told to stop while the log does not answer says so, and may.
+            if not self._stopping:
+                self._world.ends.append(f"{self.name}: {error}")
+        except Exception as error:  # noqa: BLE001 (it would end the real process)
+            self._world.ends.append(f"{self.name}: {error!r}")
         PROCESS.get().kill()
 
     def _ended(self) -> None:
@@ -192,6 +198,7 @@ class World:
         self.ledgers = SqliteLedgerStore(folder / "ledgers.db")
         self.ends: list[str] = []
         """Why roles have ended by themselves."""
+        self.folder = folder
         self.database = folder / "ledgers.db"
         self._roles = roles or Roles()
         self._slots: list[Slot] = []
@@ -224,7 +231,8 @@ class World:
             for slot in self._slots:
                 await slot.stop()
         except TimeoutError:
-            return rest.outcome(["it does not come to an end"])
+            alive = [s.name for s in self._slots if s.process is not None and s.process.alive]
+            return rest.outcome([f"it does not come to an end: {', '.join(alive)} run"])
         return rest.outcome(rest.faults())
 
     # What goes wrong.
@@ -333,13 +341,19 @@ class Roles:
         return Bridge(self.log(world), mqtt, TABLE, settings, clock_ms=wall_ms)
 
     def processor(self, world: World, number: int) -> Role:
-        settings = ProcessorSettings(
+        settings = self.processor_settings(world, number)
+        return Processor(self.log(world), SETUP, settings, clock_ms=wall_ms)
+
+    def processor_settings(self, world: World, number: int) -> ProcessorSettings:
+        """Small batches; checkpoints lie on the machine: the next process there finds them."""
+        return ProcessorSettings(
             group=GROUPS["processor"],
             transactional_id="shard-{}".format,
             batch_records_max=50,
             tick_interval_s=0.5,
+            checkpoint_directory=world.folder / f"processor-{number}",
+            checkpoint_interval_s=world.scenario.checkpoint_every_s,
         )
-        return Processor(self.log(world), SETUP, settings, clock_ms=wall_ms)
 
     def publisher(self, world: World, number: int) -> Role:
         settings = PublisherSettings(group=GROUPS["publisher"], batch_records_max=20)

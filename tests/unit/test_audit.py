@@ -36,7 +36,7 @@ def fields(report: AuditReport) -> set[str]:
 
 
 START = {"used": 4, "held": 2, "quota": 30, "credit_minor": 500}
-EFFECTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
+EFFECTS: dict[str, tuple[dict[str, Any], dict[str, int]]] = {
     "quota_granted": ({"units": 3}, {"quota": 33}),
     "quota_held": ({"units": 3}, {"held": 5}),
     "quota_released": ({"units": 2}, {"held": 0}),
@@ -52,6 +52,7 @@ EFFECTS: dict[str, tuple[dict[str, int], dict[str, int]]] = {
     "asset_settled": ({}, {}),
     "activity_reported": ({}, {}),
     "topup_applied": ({"units": 3, "amount_minor": 75}, {"quota": 33, "credit_minor": 425}),
+    "contract_signed": ({"template_id": "t-1", "template_version": 2}, {}),
     "deposit": ({"amount_minor": 75}, {}),
     "renewal": ({"amount_minor": 75}, {}),
     "renewal_payment": ({"amount_minor": 75}, {}),
@@ -92,7 +93,8 @@ def test_a_kind_has_its_effect_and_no_other(kind: str, ledgers: Callable[..., Le
     fields_of = {"units": 0, "amount_minor": 0, **numbers}
     plan.add(topic_of(kind), kind, "swap-count", after=after, **fields_of)
     wrong.add(topic_of(kind), kind, "swap-count", after={**after, "used": 99}, **fields_of)
-    report = ledgers(plan, wrong).audit(plan.state(), wrong.state())
+    signed = {name: value for name, value in numbers.items() if name.startswith("template")}
+    report = ledgers(plan, wrong).audit(plan.state() | signed, wrong.state() | signed)
     used = {**START, **after}["used"]
     assert report.differences == [Difference("plan-2", "plan-2-5-0", "after.used", used, 99)]
 
@@ -113,6 +115,21 @@ def test_a_plan_has_a_credit_of_its_own(ledgers: Callable[..., Ledgers]) -> None
     assert report.money["KES"].credit == -200
     report = written.audit(plan.state())
     assert report.differences == [Difference("plan-1", None, "plan.credit_minor", -200, 0)]
+
+
+def test_what_was_signed_is_what_the_plan_has(ledgers: Callable[..., Ledgers]) -> None:
+    plan, twice = PlanLedger("plan-1"), PlanLedger("plan-2")
+    signed = (topics.LEDGER_PAYMENT, "contract_signed")
+    plan.add(*signed, template_id="t-1", template_version=2)
+    for _ in range(2):
+        twice.add(*signed, template_id="t-1", template_version=2)
+    other = {**plan.state(), "template_id": "t-1", "template_version": 3}
+    same = {**twice.state(), "template_id": "t-1", "template_version": 2}
+    report = ledgers(plan, twice).audit(other, same)
+    assert report.differences == [
+        Difference("plan-1", None, "template_version", 2, 3),
+        Difference("plan-2", "plan-2-2-0", "kind", "no second contract_signed", "contract_signed"),
+    ]
 
 
 def test_units_and_money_of_a_kind_are_not_negative(ledgers: Callable[..., Ledgers]) -> None:

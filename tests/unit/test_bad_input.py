@@ -188,7 +188,6 @@ def frame(**fields: Any) -> bytes:
 BAD_RECORDS = {
     "no frame": (PLAN_ID.encode(), b"hello", "unknown_event"),
     "no value": (PLAN_ID.encode(), b"", "unknown_event"),
-    "another version": (PLAN_ID.encode(), b"2" + frame()[1:], "unknown_event"),
     "an unknown event": (PLAN_ID.encode(), frame(event="rain"), "unknown_event"),
     "a station's event": (PLAN_ID.encode(), frame(event="arm_allocate"), "unknown_event"),
     "no key": (b"", frame(), "bad_id"),

@@ -220,6 +220,10 @@ def test_the_settings_are_all_fields() -> None:
             "ca_file is set",
         ),
         (
+            '[log.kafka]\nsecurity_protocol = "SSL"\nkey_file = "/k"',
+            "bss.toml: $.log.kafka.cert_file: expected cert_file and key_file together or neither",
+        ),
+        (
             '[mqtt]\nhost = "0.0.0.0"',
             'bss.toml: $.mqtt.host: "0.0.0.0": expected 127.0.0.1 for the embedded broker',
         ),

@@ -44,4 +44,5 @@ def test_every_reason_has_one_ending() -> None:
 def test_values_are_names_labels_and_numbers() -> None:
     counters = BridgeCounters(received=2, appended=1, refused=Counter(bad_key=1))
     assert Sample("refused", "bad_key", 1) in counters.values()
+    assert str(BridgeCounters()) == "nothing"
     assert str(counters) == "received=2, appended=1, refused.bad_key=1"

@@ -195,7 +195,7 @@ async def test_a_newer_layout_is_refused(opened: Opener, tmp_path: Path) -> None
     connection = sqlite3.connect(tmp_path / "log" / FILE)
     connection.execute("PRAGMA user_version = 7")
     connection.close()
-    with pytest.raises(LogError, match="has layout 7: this version reads layout 1"):
+    with pytest.raises(LogError, match="has layout 7, this program reads 1: upgrade bss_stream"):
         async with opened():
             pass
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bss_stream.errors import FrameError
+from bss_stream.errors import FrameError, NewerVersionError
 from bss_stream.frames import (
     DeadLetter,
     OutboxKind,
@@ -68,6 +68,15 @@ def test_no_text_breaks_the_header(correlation: str, source: str, payload: bytes
 @pytest.mark.parametrize("decode", [decode_signal, decode_outbox, decode_dead_letter])
 def test_other_bytes_are_a_frame_error(decode: Callable[[bytes], object], value: bytes) -> None:
     with pytest.raises(FrameError):
+        decode(b"0\t" + value)
+
+
+@given(st.binary(max_size=200))
+@pytest.mark.parametrize("decode", [decode_signal, decode_outbox, decode_dead_letter])
+def test_a_later_version_is_no_fault_of_the_frame(
+    decode: Callable[[bytes], object], value: bytes
+) -> None:
+    with pytest.raises(NewerVersionError, match="upgrade"):
         decode(b"2\t" + value)
 
 

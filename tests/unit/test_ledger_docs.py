@@ -91,8 +91,8 @@ def test_the_example_verifies_a_ledger(tmp_path: Path) -> None:
     [
         (
             "UPDATE ledger_entries SET entry = replace(entry, '\"units\":1,', '\"units\":2,')"
-            " WHERE seq = 6",
-            "plan-nbi-1: 6 changed",
+            " WHERE seq = 7",
+            "plan-nbi-1: 7 changed",
         ),
         ("DELETE FROM ledger_entries WHERE seq = 4", "an entry is missing before 5"),
     ],

@@ -59,7 +59,10 @@ def list_command(
     limit: Limit = 100,
     as_json: AsJson = False,
 ) -> None:
-    """The newest dead letters; works while the platform runs."""
+    """The newest dead letters, with what each says of itself; works while the platform runs.
+
+    `show` and `replay` also look at what has come since.
+    """
     loaded = Config.load(config)
     wanted = _filter((), reason, since, until, entity, topic)
     listing = running.run(_list(loaded, wanted, limit))

@@ -65,11 +65,23 @@ def main() -> None:
         sys.exit(FAULTS)
 
 
+class OneLine(logging.Formatter):
+    """A message on one line whatever is in it: what a client sends must not look like a log line
+    of its own, or steer a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        message = record.message
+        if not message.isprintable():
+            shown = (c if c.isprintable() else ascii(c)[1:-1] for c in message)
+            record.message = "".join(shown)
+        return super().formatMessage(record)
+
+
 def _set_up_logging(verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 @app.callback(invoke_without_command=True)

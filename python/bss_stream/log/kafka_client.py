@@ -4,22 +4,38 @@ aiokafka's exceptions end here: whatever it raises becomes a LogError that says 
 """
 
 import asyncio
+import logging
 import ssl
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aiokafka import errors  # type: ignore[import-untyped]
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
+from aiokafka.conn import (  # type: ignore[import-untyped]
+    CloseReason,
+    collect_hosts,
+    create_conn,
+)
 
-from bss_stream import topics
-from bss_stream.errors import RECORDS_GONE, FencedError, LogError, OffsetOutOfRangeError
+from bss_stream import tls, topics
+from bss_stream.errors import (
+    RECORDS_GONE,
+    FencedError,
+    LogAccessError,
+    LogError,
+    OffsetOutOfRangeError,
+)
+
+# At DEBUG aiokafka logs every request whole, and one of them is the password of SASL PLAIN.
+logging.getLogger("aiokafka.conn").addFilter(lambda record: record.levelno > logging.DEBUG)
 
 REQUEST_TIMEOUT_MS: Final = 15_000
 CREATE_TIMEOUT_S: Final = 60.0
 METADATA_PAUSE_S: Final = 0.1
 STOP_TIMEOUT_S: Final = 10.0
+ACCESS_TIMEOUT_S: Final = 5.0
 
 RECORD_BYTES_MAX: Final = 2 * 1024 * 1024
 """What the topics are made to take: a payload of 1 MiB fits, with its frame and key around it."""
@@ -39,9 +55,9 @@ class KafkaOptions:
 
     sasl_mechanism: str = "PLAIN"
     sasl_username: str | None = None
-    sasl_password: str | None = None
-    ssl_cafile: str | None = None
-    """The authorities to trust instead of the system's, a PEM file."""
+    sasl_password: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = None
+    """Needed with SSL and SASL_SSL."""
 
     replication_factor: int = 3
     min_insync_replicas: int = 2
@@ -69,19 +85,11 @@ class KafkaOptions:
             "client_id": f"{self.client_id}-{role}",
             "request_timeout_ms": REQUEST_TIMEOUT_MS,
             "security_protocol": self.security_protocol,
-            "ssl_context": self._ssl_context(),
+            "ssl_context": self.tls,
             "sasl_mechanism": self.sasl_mechanism,
             "sasl_plain_username": self.sasl_username,
             "sasl_plain_password": self.sasl_password,
         }
-
-    def _ssl_context(self) -> ssl.SSLContext | None:
-        if not self.security_protocol.endswith("SSL"):
-            return None
-        try:
-            return ssl.create_default_context(cafile=self.ssl_cafile)
-        except OSError as error:
-            raise LogError(f"cannot use ssl_cafile {self.ssl_cafile}: {error}") from error
 
     def name(self, name: str) -> str:
         """A topic's, group's or transactional id's name on the cluster."""
@@ -101,6 +109,27 @@ _RAISED: Final = (
 )
 _FENCED: Final = (errors.ProducerFenced, errors.InvalidProducerEpoch)
 
+_WRONG_USER: Final = (
+    errors.SaslAuthenticationFailed,
+    errors.UnsupportedSaslMechanismError,
+    errors.IllegalSaslStateError,
+)
+_NO_RIGHT: Final = (
+    errors.TopicAuthorizationFailedError,
+    errors.GroupAuthorizationFailedError,
+    errors.ClusterAuthorizationFailedError,
+    errors.TransactionalIdAuthorizationFailed,
+)
+
+
+def _refusal(error: BaseException) -> str | None:
+    """What to do where Kafka refuses this client; None where time may mend it."""
+    if isinstance(error, _WRONG_USER):
+        return "check username, what password_file holds, and sasl_mechanism"
+    if isinstance(error, _NO_RIGHT):
+        return "the user lacks a right that this role needs (deploy/kafka/acls.sh grants them)"
+    return tls.refusal(error)
+
 
 def as_log_error(doing: str, error: BaseException) -> LogError:
     """What an exception of aiokafka means. `doing` continues "cannot"."""
@@ -111,7 +140,8 @@ def as_log_error(doing: str, error: BaseException) -> LogError:
         return OffsetOutOfRangeError(f"{what}: {RECORDS_GONE}")
     if isinstance(error, TimeoutError):
         return LogError(f"cannot {doing}: no answer from Kafka in time")
-    return LogError(what)
+    advice = _refusal(error)
+    return LogError(what) if advice is None else LogAccessError(f"{what}; {advice}")
 
 
 @contextmanager
@@ -123,6 +153,60 @@ def translated(doing: str) -> Iterator[None]:
         raise
     except _RAISED as error:
         raise as_log_error(doing, error) from error
+
+
+@asynccontextmanager
+async def connecting(options: KafkaOptions, doing: str) -> AsyncIterator[None]:
+    """As `translated`, for what connects first: raises LogAccessError where no broker lets us in.
+
+    aiokafka logs why it could not connect and raises something else.
+    """
+    try:
+        with translated(doing):
+            yield
+    except LogError as error:
+        if isinstance(error.__cause__, errors.KafkaConnectionError):
+            refused = await _refused_by(options)
+            if refused is not None:
+                raise LogAccessError(f"cannot {doing}: {refused}") from error
+        raise
+
+
+async def _refused_by(options: KafkaOptions) -> str | None:
+    """Why a bootstrap server refuses this client; None if one lets it in, or none refuses."""
+    found = None
+    arguments = options.client("access")
+    for host, port, _ in collect_hosts(arguments.pop("bootstrap_servers")):
+        try:
+            async with asyncio.timeout(ACCESS_TIMEOUT_S):
+                connection = await create_conn(host, port, **arguments)
+        except _RAISED as error:
+            advice = _refusal(error)
+            if advice is not None:
+                found = f"{host}:{port}: {str(error) or type(error).__name__}; {advice}"
+        else:
+            connection.close()
+            return None
+    return found
+
+
+def hangs_up_at_once(client: Any) -> None:
+    """Have an aiokafka client close its TLS connections without waiting for Kafka's good-bye.
+
+    Kafka sends none, and uvloop would wait 30 s for it. By the time a client closes, all that it
+    has asked for is answered or given up.
+    """
+    close = client.close
+
+    async def close_at_once() -> None:
+        for connection in list(client._conns.values()):
+            writer = connection._writer
+            if writer is not None and writer.get_extra_info("ssl_object") is not None:
+                connection.close(reason=CloseReason.SHUTDOWN)
+                writer.transport.abort()
+        await close()
+
+    client.close = close_at_once
 
 
 async def within(timeout_s: float, work: Awaitable[object]) -> bool:
@@ -150,8 +234,9 @@ async def ensure_topics(options: KafkaOptions, partitions: int) -> None:
             f"min_insync_replicas is {options.min_insync_replicas} with a replication_factor of "
             f"{options.replication_factor}: no write would ever succeed, expected at most that"
         )
-    with translated(f"prepare the topics on {options.bootstrap_servers}"):
+    async with connecting(options, f"prepare the topics on {options.bootstrap_servers}"):
         admin = AIOKafkaAdminClient(**options.client("admin"))
+        hangs_up_at_once(admin._client)
         try:
             async with asyncio.timeout(CREATE_TIMEOUT_S):
                 await admin.start()

@@ -7,7 +7,7 @@ and every partition has been set to its committed offset, looked up after that.
 
 import asyncio
 import copy
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer, errors  # type: ignore[import-untyped]
@@ -22,11 +22,13 @@ from aiokafka.coordinator.assignors.range import (  # type: ignore[import-untype
 from aiokafka.structs import TopicPartition as KafkaPartition  # type: ignore[import-untyped]
 
 from bss_stream._engine import pack
-from bss_stream.errors import LogError
+from bss_stream.errors import RECORDS_GONE, LogError, OffsetOutOfRangeError
 from bss_stream.log.kafka_client import (
     RECORD_BYTES_MAX,
     STOP_TIMEOUT_S,
     KafkaOptions,
+    connecting,
+    hangs_up_at_once,
     quietly,
     translated,
     within,
@@ -52,7 +54,7 @@ WAIT_SLICE_S: Final = 0.5
 
 
 def _consumer(options: KafkaOptions, role: str, **settings: Any) -> Any:
-    return AIOKafkaConsumer(
+    consumer = AIOKafkaConsumer(
         **options.client(role),
         isolation_level="read_committed",
         enable_auto_commit=False,
@@ -62,6 +64,8 @@ def _consumer(options: KafkaOptions, role: str, **settings: Any) -> Any:
         max_partition_fetch_bytes=RECORD_BYTES_MAX,
         **settings,
     )
+    hangs_up_at_once(consumer._client)
+    return consumer
 
 
 async def _stop(consumer: Any) -> None:
@@ -113,7 +117,8 @@ class KafkaConsumer:
 
     async def open(self) -> None:
         """Connect and ask to join; partitions come with a later poll. Raises LogError."""
-        with translated(f"join {self._group} on {self._options.bootstrap_servers}"):
+        joining = f"join {self._group} on {self._options.bootstrap_servers}"
+        async with connecting(self._options, joining):
             self._consumer = _consumer(
                 self._options,
                 f"group-{self._group}",
@@ -182,14 +187,29 @@ class KafkaConsumer:
         except TimeoutError:
             # A rebalance has begun meanwhile; aiokafka waits for its end without a limit.
             return []
-        except (errors.NoOffsetForPartitionError, errors.OffsetOutOfRangeError):
+        except errors.NoOffsetForPartitionError:
             if self._reading:
                 raise
+            return []
+        except errors.OffsetOutOfRangeError as error:
+            if self._reading:
+                raise await self._out_of_range(error) from error
             return []
         if not self._reading:
             # Read, or failed to, from positions that were not set here: they are about to be.
             return []
         return [await self._converted(part, records) for part, records in found.items()]
+
+    async def _out_of_range(self, error: Any) -> OffsetOutOfRangeError:
+        """What to tell, and what to do about it."""
+        ((part, offset),) = error.args[0].items()
+        start = (await self._consumer.beginning_offsets([part]))[part]
+        group = self._options.name(self._group)
+        return OffsetOutOfRangeError(
+            f"group {group} is to read {part.topic}/{part.partition} at offset {offset} and the "
+            f"log begins at {start}: {RECORDS_GONE} (kafka-consumer-groups --reset-offsets "
+            f"--to-earliest --group {group} --topic {part.topic}:{part.partition} --execute)"
+        )
 
     async def _converted(self, kafka_part: Any, records: Sequence[Any]) -> Fetched:
         part = self._part(kafka_part)
@@ -282,9 +302,21 @@ class KafkaConsumer:
         positions = dict(zip(parts, committed, strict=True))
         fresh = [part for part, offset in positions.items() if offset is None]
         if fresh:
-            positions |= await self._consumer.beginning_offsets(fresh)
+            starts = await self._consumer.beginning_offsets(fresh)
+            self._check_whole(starts)
+            positions |= starts
         for part, offset in positions.items():
             self._consumer.seek(part, offset)
+
+    def _check_whole(self, starts: Mapping[Any, int]) -> None:
+        """Refuse to begin where retention has been: who has no offsets may have had some."""
+        cut = [f"{part.topic}/{part.partition}" for part, start in starts.items() if start > 0]
+        if cut:
+            raise OffsetOutOfRangeError(
+                f"group {self._options.name(self._group)} has no offsets (it is new, or Kafka has "
+                f"forgotten them), and the start of {', '.join(sorted(cut))} was trimmed: "
+                f"{RECORDS_GONE}"
+            )
 
     async def _tell(self, listener: Callable[[Sequence[TopicPartition]], Awaitable[None]]) -> None:
         """Await a listener; what it raises is raised by the next poll, as its own error."""

@@ -19,6 +19,7 @@ from bss_stream.log.kafka_client import (
     RECORD_BYTES_MAX,
     KafkaOptions,
     as_log_error,
+    connecting,
     quietly,
     translated,
     within,
@@ -68,7 +69,7 @@ class _Producer:
     async def open(self) -> None:
         """Connect and get a producer id. Raises LogError."""
         where = self._options.bootstrap_servers
-        with translated(f"open the producer {self._role} on {where}"):
+        async with connecting(self._options, f"open the producer {self._role} on {where}"):
             try:
                 async with asyncio.timeout(OPEN_TIMEOUT_S):
                     await self._requests.open(topics.ALL)

@@ -1,7 +1,8 @@
 """The replay of one partition of the Kafka log: fetched ahead, and no object for a record."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -62,10 +63,11 @@ async def replay(options: KafkaOptions, part: TopicPartition, start: int) -> Asy
                 )
                 position = max(start, await partition.offset(EARLIEST, READ_COMMITTED))
                 end = await partition.stable_end()
-            async for page in partition.pages(position, end):
-                offsets, data, next_offset = page
-                if offsets:
-                    yield Fetched(*part, offsets, data, next_offset)
+            # Closed here when the replay is left off: a fetch may be under way.
+            async with aclosing(partition.pages(position, end)) as pages:
+                async for offsets, data, next_offset in pages:
+                    if offsets:
+                        yield Fetched(*part, offsets, data, next_offset)
         finally:
             await requests.close()
 
@@ -112,7 +114,7 @@ class _Partition:
                 return min(stable, written)
             await asyncio.sleep(SETTLE_PAUSE_S)
 
-    async def pages(self, position: int, end: int) -> AsyncIterator[Page]:
+    async def pages(self, position: int, end: int) -> AsyncGenerator[Page, None]:
         """What is committed below `end`, the next page being fetched while one is worked on."""
         empty = 0
         coming: asyncio.Task[Page] | None = None

@@ -15,7 +15,13 @@ from aiokafka.client import (  # type: ignore[import-untyped]
     CoordinationType,
 )
 
-from bss_stream.log.kafka_client import STOP_TIMEOUT_S, KafkaOptions, quietly, within
+from bss_stream.log.kafka_client import (
+    STOP_TIMEOUT_S,
+    KafkaOptions,
+    hangs_up_at_once,
+    quietly,
+    within,
+)
 
 RETRY_MIN_S: Final = 0.001
 """A transaction's markers take a broker a few milliseconds, and the next one waits for them."""
@@ -87,6 +93,7 @@ class KafkaRequests:
         """Connect, and learn who leads the topics' partitions."""
         # Made here: it belongs to the loop that is running.
         self._client = AIOKafkaClient(**self._options.client(self._role))
+        hangs_up_at_once(self._client)
         await self._client.bootstrap()
         await self._client.set_topics([self._options.name(topic) for topic in topics])
 

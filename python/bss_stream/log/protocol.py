@@ -80,9 +80,10 @@ class Consumer(Protocol):
         """Wait until something can be read or `timeout_s` has passed.
 
         Starts each partition at the group's committed offset, or at the beginning of the log.
-        Raises OffsetOutOfRangeError when a committed offset lies below the log's start, and what
-        the listener raised if it failed. One task polls; `records_max` is kept roughly (a backend
-        may hand out whole chunks).
+        Raises OffsetOutOfRangeError when a committed offset lies below the log's start (on Kafka,
+        which forgets the offsets of a group long without members, also when there is none and the
+        start was trimmed), and what the listener raised if it failed. One task polls;
+        `records_max` is kept roughly (a backend may hand out whole chunks).
         """
 
     def assignment(self) -> frozenset[TopicPartition]:

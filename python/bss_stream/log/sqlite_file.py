@@ -176,7 +176,8 @@ def _layout(connection: sqlite3.Connection) -> int:
 
 
 def _wrong_layout(path: Path, layout: int) -> LogError:
-    return LogError(f"the log {path} has layout {layout}: this version reads layout {LAYOUT}")
+    what = "upgrade bss_stream" if layout > LAYOUT else "it is no log of bss_stream"
+    return LogError(f"the log {path} has layout {layout}, this program reads {LAYOUT}: {what}")
 
 
 def load_streams(connection: sqlite3.Connection) -> dict[TopicPartition, int]:

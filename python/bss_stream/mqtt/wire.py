@@ -6,7 +6,6 @@ as its types, and this protocol moves their bytes. It knows no session and never
 
 import asyncio
 import socket
-import ssl
 from collections.abc import Sequence
 from typing import Final, NamedTuple, Protocol, cast
 
@@ -24,6 +23,7 @@ from mqtt5 import (
     SubscribePacket,
 )
 
+from bss_stream import tls
 from bss_stream.errors import MqttError
 from bss_stream.mqtt.messages import Message, MqttSettings, Received, Subscription, Will
 
@@ -51,6 +51,12 @@ _PASSING_REFUSALS: Final = (
     ConnAckReasonCode.CONNECTION_RATE_EXCEEDED,
 )
 """Refusals of a CONNECT that another attempt may overcome."""
+
+_WRONG_USER: Final = (
+    ConnAckReasonCode.BAD_USER_NAME_OR_PASSWORD,
+    ConnAckReasonCode.NOT_AUTHORIZED,
+)
+_CHECK_USER: Final = "check the user name and the password, and that the broker knows them"
 
 _FINAL_DISCONNECTS: Final = (
     # Whoever reconnects after a take-over throws the other client out in turn, for ever.
@@ -290,7 +296,10 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if not self._gone.done():
             self._gone.set_result(None)
-        self._finish(Lost(f"connection lost: {exc}" if exc else "closed by the broker", False))
+        # With TLS 1.3 a server judges a client's certificate once the client believes it is in.
+        advice = tls.refusal(exc)
+        reason = f"connection lost: {exc}" if exc else "closed by the broker"
+        self._finish(Lost(f"{reason}; {advice}" if advice else reason, advice is not None))
 
     def pause_writing(self) -> None:
         self.writable = False
@@ -393,9 +402,10 @@ class Connection(asyncio.BufferedProtocol):
             raise ValueError("a second CONNACK")
         if packet.reason_code is not ConnAckReasonCode.SUCCESS:
             refusal = aiomqtt.NegativeAckError(packet)
+            advice = _CHECK_USER if packet.reason_code in _WRONG_USER else None
             self._refuse(
                 f"{refusal} ({packet.reason_code.value})"
-                + (f": {refusal.reason_str}" if refusal.reason_str else ""),
+                + "".join(f": {text}" for text in (refusal.reason_str, advice) if text),
                 final=packet.reason_code not in _PASSING_REFUSALS,
             )
             return
@@ -483,10 +493,12 @@ async def open_connection(
         raise ConnectionFailedError(
             f"{settings.endpoint} did not answer within {settings.connect_timeout_s} s"
         ) from error
-    except ssl.SSLCertVerificationError as error:
-        raise ConnectionFailedError(f"{settings.endpoint}: {error}", final=True) from error
     except OSError as error:
-        raise ConnectionFailedError(f"{settings.endpoint} cannot be reached: {error}") from error
+        advice = tls.refusal(error)
+        text = f"{settings.endpoint} cannot be reached: {error}"
+        if advice is not None:
+            raise ConnectionFailedError(f"{text}; {advice}", final=True) from error
+        raise ConnectionFailedError(text) from error
     except asyncio.CancelledError:
         connection.abort("cancelled")
         raise

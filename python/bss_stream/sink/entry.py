@@ -9,7 +9,7 @@ import msgspec
 
 from bss_stream import topics
 from bss_stream._engine import unpack
-from bss_stream.errors import LogError
+from bss_stream.errors import LogError, NewerVersionError
 from bss_stream.log.protocol import Fetched
 from bss_stream.setup.documents import is_id
 
@@ -134,15 +134,38 @@ def epoch_ms(instant: datetime) -> int:
     return (instant - _EPOCH) // _MILLISECOND
 
 
+class _Versioned(msgspec.Struct, frozen=True):
+    v: int
+
+
+_version_decoder: Final = msgspec.json.Decoder(_Versioned)
+
+
+def check_version(value: bytes | str) -> None:
+    """Raise NewerVersionError for the entry of a later program; whatever else it is, return."""
+    try:
+        version = _version_decoder.decode(value).v
+    except (ValueError, RecursionError):
+        return
+    if version > ENTRY_VERSION:
+        raise NewerVersionError("ledger entry", version, ENTRY_VERSION)
+
+
 def decode_row(ledger: str, value: bytes) -> EntryRow:
     """The row of an entry's bytes.
 
     Raises ValueError (msgspec's and Unicode's errors are such) or RecursionError when they are
-    no entry of version 1.
+    no entry of version 1, NewerVersionError when a later program has written them.
     """
     text = value.decode("utf-8")
-    entry = _decoder.decode(value)
+    try:
+        entry = _decoder.decode(value)
+    except msgspec.ValidationError:
+        # Another version may well lack what this one asks for.
+        check_version(value)
+        raise
     if entry.v != ENTRY_VERSION:
+        check_version(value)
         raise ValueError(f"v is {entry.v}: expected {ENTRY_VERSION}")
     row = EntryRow(
         entry.entry_id,
@@ -169,7 +192,8 @@ def decode_row(ledger: str, value: bytes) -> EntryRow:
 def decode_fetched(fetched: Sequence[Fetched]) -> Batch:
     """The rows and rejects of what the log returned, in order.
 
-    Raises LogError when a chunk is damaged: its records cannot even be told apart.
+    Raises LogError when a chunk is damaged: its records cannot even be told apart;
+    NewerVersionError when a later program has written an entry, which is none to reject.
     """
     batch = Batch([], [], [])
     stations: dict[bytes, Position] = {}

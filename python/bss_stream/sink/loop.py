@@ -14,6 +14,7 @@ from bss_stream.errors import LogError, OffsetOutOfRangeError
 from bss_stream.log.protocol import Consumer, Fetched, Log, Offsets, TopicPartition
 from bss_stream.sink.entry import decode_fetched
 from bss_stream.sink.store import LedgerStore, StoreUnavailableError, Written
+from bss_stream.stopping import pause, work_and_rejoin
 
 _log: Final = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class SinkCounters(RoleCounters):
     unavailable: int = 0
     """Attempts that found the database gone."""
     group_commit_failures: int = 0
+    rejoined: int = 0
 
     def balance(self) -> list[str]:
         """What was read is an entry written, one that was there, or a reject."""
@@ -122,24 +124,39 @@ class LedgerSink:
         self._stop.set()
 
     async def run(self) -> None:
-        """Copy until `stop`.
+        """Copy until `stop`; join the group anew, with growing pauses, after a LogError.
 
-        Raises LogError and SinkError for faults, and StoreUnavailableError when the database was
-        away to the end of the drain time; the log keeps what was not written.
+        Raises OffsetOutOfRangeError when the log has lost what was never copied,
+        NewerVersionError for an entry that a later program has written, SinkError for
+        faults of the database, and StoreUnavailableError when it was away to the end of the drain
+        time; the log keeps what was not written.
         """
         try:
             await self._persist(self._store.open)
-            self._joined = asyncio.get_running_loop().create_future()
-            consumer = await self._log.consumer(self._settings.group, COPIED, self)
-            self._joined.set_result(consumer)
-            try:
-                await self._copy(consumer)
-                await self._commit_group(consumer)
-            finally:
-                await consumer.close()
+            await work_and_rejoin(
+                "sink",
+                self._work,
+                self._stop,
+                progress=lambda: self.counters.batches,
+                on_rejoin=self._count_rejoin,
+            )
         finally:
             await self._in_thread(self._store.close)
             self._thread.shutdown(wait=False)
+
+    def _count_rejoin(self) -> None:
+        self.counters.rejoined += 1
+
+    async def _work(self) -> None:
+        self._uncommitted.clear()
+        self._joined = asyncio.get_running_loop().create_future()
+        consumer = await self._log.consumer(self._settings.group, COPIED, self)
+        self._joined.set_result(consumer)
+        try:
+            await self._copy(consumer)
+            await self._commit_group(consumer)
+        finally:
+            await consumer.close()
 
     async def _copy(self, consumer: Consumer) -> None:
         loop = asyncio.get_running_loop()
@@ -238,10 +255,7 @@ class LedgerSink:
         if self._stop.is_set():
             await asyncio.sleep(min(pause_s, self._settings.backoff_s_min))
             return
-        try:
-            await asyncio.wait_for(self._stop.wait(), pause_s)
-        except TimeoutError:
-            return
+        await pause(pause_s, self._stop)
 
     async def _commit_group(self, consumer: Consumer) -> None:
         owned = consumer.assignment()

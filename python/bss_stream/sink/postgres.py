@@ -130,6 +130,43 @@ _TRANSIENT_STATES: Final = (errors.ReadOnlySqlTransaction.sqlstate,)
 _SNAPSHOT_ROWS: Final = 2000
 """How many entries a snapshot fetches at once."""
 
+_WRONG_USER: Final = "check the user and the password in the dsn"
+_WRONG_FILE: Final = "check sslrootcert, sslcert and sslkey in the dsn"
+_NOT_ACCEPTED: Final = (
+    "the server wants another client's certificate, or one at all: check sslcert and sslkey in the "
+    "dsn"
+)
+_REFUSALS: Final = {
+    "password authentication failed": _WRONG_USER,
+    "no password supplied": _WRONG_USER,
+    "no pg_hba.conf entry": "the server lets this user in not at all, or with sslmode=verify-full "
+    "in the dsn only",
+    "certificate verify failed": "the server's certificate has expired, or is signed by nobody in "
+    "sslrootcert",
+    "does not match host name": "connect to a name that stands in the server's certificate",
+    "root certificate file": _WRONG_FILE,
+    "certificate file": _WRONG_FILE,
+    "private key file": _WRONG_FILE,
+    "server does not support SSL": "switch it on there, or trust the network with sslmode=disable",
+    "requires a valid client certificate": _NOT_ACCEPTED,
+    "certificate authentication failed": _NOT_ACCEPTED,
+    "alert unknown ca": _NOT_ACCEPTED,
+    "alert certificate": _NOT_ACCEPTED,
+    "alert bad certificate": _NOT_ACCEPTED,
+}
+"""What to do where no further attempt to connect can do better, by a part of what is said.
+
+libpq keeps the server's SQLSTATE to itself while it connects. What a server says in another
+language is not known here: then it is tried again, and logged each time.
+"""
+
+
+def _refusal(error: psycopg.Error) -> str | None:
+    if error.sqlstate is not None:
+        return None
+    text = str(error)
+    return next((advice for part, advice in _REFUSALS.items() if part in text), None)
+
 
 def _is_transient(error: psycopg.Error) -> bool:
     if error.sqlstate is None:
@@ -216,6 +253,9 @@ def faults(name: str, close: Callable[[], None]) -> Iterator[None]:
         close()
         # The text may come from the server, but never holds the password.
         message = f"ledger database {name}: {str(error).strip()}"
+        refusal = _refusal(error)
+        if refusal is not None:
+            raise SinkError(f"{message}; {refusal}") from error
         if _is_transient(error):
             raise StoreUnavailableError(message) from error
         raise SinkError(message) from error

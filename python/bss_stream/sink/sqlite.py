@@ -96,6 +96,15 @@ _UPSERT_STATION: Final = """
 """
 
 
+# What waiting may mend: another process is writing, the disk is full, or it refused a write.
+_TRANSIENT_CODES: Final = (
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+)
+
+
 @contextmanager
 def faults(path: str) -> Iterator[None]:
     """Turn sqlite3's errors into the sink's."""
@@ -104,7 +113,7 @@ def faults(path: str) -> Iterator[None]:
     except sqlite3.Error as error:
         message = f"ledger database {path}: {error}"
         code = getattr(error, "sqlite_errorcode", None) or 0
-        if code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if code & 0xFF in _TRANSIENT_CODES:
             raise StoreUnavailableError(message) from error
         raise SinkError(message) from error
 
@@ -114,12 +123,12 @@ def transaction(connection: sqlite3.Connection, mode: str) -> Iterator[None]:
     connection.execute(f"BEGIN {mode}")
     try:
         yield
+        connection.execute("COMMIT")
     except BaseException:
-        # A full disk or the like makes SQLite roll back by itself.
+        # A full disk or the like makes SQLite roll back by itself, but not always.
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
 
 
 class SqliteLedgerStore:

@@ -2,6 +2,7 @@
 
 use crate::core::chunk::{ChunkError, Records};
 use crate::core::codec::StateError;
+use crate::core::frame;
 use crate::core::output::Lane;
 use crate::core::store::AHEAD;
 use crate::swap::coverage::{Coverage, coverage};
@@ -39,6 +40,13 @@ pub enum EngineError {
         /// Records found.
         records: usize,
     },
+    /// A newer program has written a signal.
+    Newer {
+        /// Where it stands: topic, partition and offset.
+        place: String,
+        /// The version of its frame.
+        version: u32,
+    },
     /// A key of the changelog is no text.
     Key(Vec<u8>),
     /// An entity's state cannot be read.
@@ -69,6 +77,12 @@ impl fmt::Display for EngineError {
                     "{offsets} offsets for {records} records: one each is needed"
                 )
             }
+            Self::Newer { place, version } => write!(
+                f,
+                "the signal at {place} has a frame of version {version}, this program reads up to \
+                 {}: upgrade it before whatever writes signals",
+                frame::VERSION
+            ),
             Self::Key(key) => write!(f, "changelog key {key:?} is no text"),
             Self::State { id, error } => write!(f, "state of {id}: {error}"),
         }
@@ -410,7 +424,13 @@ fn works<'e, 'a>(
 fn check(input: &Input<'_>) -> Result<(), EngineError> {
     let mut records = 0;
     for record in Records::new(input.data) {
-        record.map_err(EngineError::Chunk)?;
+        let (_, value) = record.map_err(EngineError::Chunk)?;
+        // Not for the shard to judge: a dead letter is for what no program can read.
+        if let Some(version) = value.and_then(frame::newer_version) {
+            let offset = input.offsets.get(records).copied().unwrap_or_default();
+            let place = format!("{}/{}/{offset}", input.topic, input.partition);
+            return Err(EngineError::Newer { place, version });
+        }
         records += 1;
     }
     let offsets = input.offsets.len();

@@ -23,7 +23,7 @@ impl fmt::Display for StateError {
             Self::Version(version) => {
                 write!(
                     f,
-                    "state version {version} is unknown: a newer program wrote it"
+                    "state version {version} is unknown: a newer program wrote it, so upgrade this one"
                 )
             }
             Self::Invalid(what) => write!(f, "{what}"),
@@ -101,6 +101,8 @@ impl<'a> Writer<'a> {
 const UINT_BYTES_MAX: usize = 10;
 
 /// Reads state bytes.
+///
+/// Strictly: what it takes is what [`Writer`] writes, byte for byte, so one state has one spelling.
 #[derive(Debug)]
 pub struct Decode<'a> {
     bytes: &'a [u8],
@@ -134,10 +136,34 @@ impl<'a> Decode<'a> {
         self.raw(1).map(|bytes| bytes[0])
     }
 
+    /// One byte of which only the bits of `known` may be set.
+    ///
+    /// # Errors
+    /// [`StateError::Truncated`], or [`StateError::Invalid`] for other bits.
+    pub fn bits(&mut self, known: u8) -> Result<u8, StateError> {
+        let bits = self.byte()?;
+        if bits & !known == 0 {
+            Ok(bits)
+        } else {
+            Err(StateError::Invalid(format!(
+                "flags {bits:#010b} hold more than {known:#010b}"
+            )))
+        }
+    }
+
+    /// A yes or no.
+    ///
+    /// # Errors
+    /// As [`Self::bits`].
+    pub fn flag(&mut self) -> Result<bool, StateError> {
+        self.bits(1).map(|bit| bit != 0)
+    }
+
     /// An unsigned integer.
     ///
     /// # Errors
-    /// [`StateError::Truncated`], or [`StateError::Invalid`] beyond 64 bits.
+    /// [`StateError::Truncated`], or [`StateError::Invalid`] beyond 64 bits and for more bytes than
+    /// it takes.
     #[inline]
     pub fn uint(&mut self) -> Result<u64, StateError> {
         // Most are small.
@@ -157,6 +183,11 @@ impl<'a> Decode<'a> {
             }
             value |= bits << (7 * at);
             if byte & 0x80 == 0 {
+                if at > 0 && *byte == 0 {
+                    return Err(StateError::Invalid(
+                        "an integer has more bytes than it takes".into(),
+                    ));
+                }
                 self.bytes = &self.bytes[at + 1..];
                 return Ok(value);
             }
@@ -225,10 +256,10 @@ impl<'a> Decode<'a> {
     /// # Errors
     /// As [`Self::text`].
     pub fn optional_text(&mut self) -> Result<Option<&'a str>, StateError> {
-        if self.byte()? == 0 {
-            Ok(None)
-        } else {
+        if self.flag()? {
             self.text().map(Some)
+        } else {
+            Ok(None)
         }
     }
 

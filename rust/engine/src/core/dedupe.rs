@@ -59,7 +59,7 @@ impl Window {
         for seen in &self.seen {
             out.fixed64(seen.id);
             // Differences take two or three bytes where times take six.
-            out.int(seen.at_ms - previous_ms);
+            out.int(seen.at_ms.wrapping_sub(previous_ms));
             out.byte(seen.outcome);
             previous_ms = seen.at_ms;
         }

@@ -20,6 +20,21 @@ pub struct SignalFrame<'a> {
     pub payload: &'a [u8],
 }
 
+/// Version of the layout: the first field of every frame.
+pub const VERSION: u32 = 1;
+
+/// The version of a frame that only a newer program can have written.
+#[must_use]
+pub fn newer_version(value: &[u8]) -> Option<u32> {
+    if value.starts_with(b"1\t") {
+        return None;
+    }
+    let digits = value.iter().take_while(|byte| byte.is_ascii_digit());
+    let (version, rest) = value.split_at(digits.count());
+    let version = std::str::from_utf8(version).ok()?.parse().ok()?;
+    (version > VERSION && rest.starts_with(b"\t")).then_some(version)
+}
+
 /// What stands before the source of a signal that is replayed.
 const REPLAY: &str = "replay:";
 

@@ -477,7 +477,29 @@ impl Compiler<'_> {
                 self.fault("compression", &message);
             }
         }
+        self.sources(doc);
         (tables, rows)
+    }
+
+    /// A signal that no external event becomes would never be seen, whatever its transitions say.
+    fn sources(&mut self, doc: &ModelDoc) {
+        if self.vocabulary.externals.is_empty() {
+            return;
+        }
+        for (name, cycle) in &doc.cycles {
+            for (at, signal) in cycle.signals.iter().enumerate() {
+                let comes = |row: &CompressionDoc| {
+                    row.cycle == *name && row.signals.iter().any(|one| one == signal.name())
+                };
+                if !doc.compression.iter().any(comes) {
+                    let message = format!(
+                        "signal \"{}\" comes of no external event: no row of compression for this cycle has it",
+                        signal.name()
+                    );
+                    self.fault(&format!("cycles.{name}.signals[{at}]"), &message);
+                }
+            }
+        }
     }
 
     fn states_of(&mut self, place: &str, when: &WhenDoc, cycle: &Cycle) -> Vec<usize> {

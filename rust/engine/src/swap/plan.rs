@@ -419,7 +419,8 @@ impl Plan {
     fn read_core(&mut self, setup: &Setup, input: &mut Decode<'_>) -> Result<(), StateError> {
         let services = self.signed(setup).services.len();
         let core = &mut self.core;
-        let flags = input.byte()?;
+        // As many as `encode` has.
+        let flags = input.bits(0b111_1111)?;
         core.initialized = flags & 1 != 0;
         core.cancel_requested = flags & 2 != 0;
         core.period_ended = flags & 4 != 0;
@@ -429,6 +430,9 @@ impl Plan {
         core.period_end_ms = input.int()?;
         core.grace_end_ms = input.int()?;
         core.credit_minor = if flags & 64 != 0 { input.int()? } else { 0 };
+        if flags & 64 != 0 && core.credit_minor == 0 {
+            return Err(StateError::Invalid("a credit of nothing is written".into()));
+        }
         core.chain = Chain {
             seq: input.uint()?,
             hash: input.array()?,
@@ -486,9 +490,10 @@ impl Session {
             returned: input.optional_text()?.map(Into::into),
             held_swaps: input.int()?,
             held_energy: input.int()?,
-            attempt: u32::try_from(input.uint()?).unwrap_or(u32::MAX),
+            attempt: u32::try_from(input.uint()?)
+                .map_err(|_| StateError::Invalid("a session's attempts pass 32 bits".into()))?,
             state: session_state(setup, input.text()?)?,
-            is_replacement: input.byte()? != 0,
+            is_replacement: input.flag()?,
             event_ms: input.int()?,
             due_ms: input.int()?,
         })

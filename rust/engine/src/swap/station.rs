@@ -215,6 +215,9 @@ impl Station {
         };
         for _ in 0..input.count()? {
             let fleet = fleet(input.text()?)?;
+            if station.stock.iter().any(|stock| stock.fleet == fleet) {
+                return Err(StateError::Invalid("a fleet is counted twice".into()));
+            }
             let current_stock = input.int()?;
             station.stock.push(Stock {
                 fleet,
@@ -223,7 +226,7 @@ impl Station {
                 total_assignments: input.uint()?,
                 total_returns: input.uint()?,
                 total_restocks: input.uint()?,
-                warned: Warned::from_bits(input.byte()?),
+                warned: Warned::from_bits(input.bits(0b111)?),
             });
         }
         for _ in 0..input.count()? {
@@ -232,7 +235,11 @@ impl Station {
                 plan_id: input.text()?.into(),
                 fleet: fleet(input.text()?)?,
             };
-            station.stock_of(intent.fleet).promised += 1;
+            let counted = |stock: &&mut Stock| stock.fleet == intent.fleet;
+            let stock = station.stock.iter_mut().find(counted).ok_or_else(|| {
+                StateError::Invalid("an allocation is of a fleet that is not counted".into())
+            })?;
+            stock.promised += 1;
             station.intents.push(intent);
         }
         station.answers = Window::decode(&mut input)?;

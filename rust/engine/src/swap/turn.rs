@@ -115,6 +115,8 @@ pub struct Entry<'a> {
     pub location_id: Option<&'a str>,
     /// More, in a word.
     pub detail: Option<&'a str>,
+    /// Id and version of the template that was signed.
+    pub signed: Option<(&'a str, u32)>,
     /// The account before and after.
     pub change: Option<(Balance, Balance)>,
 }
@@ -224,6 +226,11 @@ impl Turn<'_> {
         text_field(out, "returned_asset_id", entry.returned_asset_id);
         text_field(out, "location_id", entry.location_id);
         text_field(out, "detail", entry.detail);
+        if let Some((template_id, version)) = entry.signed {
+            text_field(out, "template_id", Some(template_id));
+            out.extend_from_slice(b",\"template_version\":");
+            write_digits(out, u64::from(version));
+        }
         if let Some((before, after)) = &entry.change {
             out.extend_from_slice(b",\"before\":");
             before.write(out);

@@ -317,7 +317,19 @@ mod tests {
 
     #[test]
     fn a_faulty_model_is_refused_with_file_and_path() {
-        let cases: [(&str, Change); 9] = [
+        let cases: [(&str, Change); 10] = [
+            (
+                "m.json: cycles.service.signals[3]: signal \"BATTERY_LOST\" comes of no external event",
+                Box::new(|d| {
+                    let rows = d["compression"].as_array_mut().expect("array");
+                    for row in rows
+                        .iter_mut()
+                        .filter(|row| row["external"] == "ASSET_LOST_DETECTED")
+                    {
+                        row["signals"] = json!([]);
+                    }
+                }),
+            ),
             (
                 "m.json: cycles.payment.transitions[0].to: state \"NOWHERE\" is unknown",
                 Box::new(|d| {

@@ -8,7 +8,7 @@ use crate::swap::event::Event;
 use crate::swap::plan::Plan;
 use crate::swap::reason::{Reason, Rejection};
 use crate::swap::request::{Request, require};
-use crate::swap::turn::text_field;
+use crate::swap::turn::{Entry, Ledger, text_field};
 use crate::swap::vocabulary::{Cycle, External, Fundamental, Tag, signal_name};
 
 /// What Odoo says of the subscription's payment.
@@ -116,8 +116,20 @@ impl Sync<'_> {
 }
 
 fn run(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, sync: &Sync<'_>) -> Result<(), Rejection> {
+    if plan.core.has(turn.model, Cycle::Service, Tag::AtRest) {
+        // Old news: the service has ended, perhaps before its contract was signed.
+        return Ok(());
+    }
     if plan.core.has(turn.model, Cycle::Payment, Tag::Unsigned) {
         turn.external(&mut plan.core, External::ContractExecuted)?;
+        let entry = Entry {
+            kind: "contract_signed",
+            signed: Some((&turn.signed.id, turn.signed.version)),
+            ..Entry::default()
+        };
+        let currency = &turn.market.currency;
+        turn.turn
+            .enter(Ledger::Payment, &mut plan.core.chain, currency, &entry);
     }
     if sync.payment != PaymentState::Paid {
         return Ok(());
