@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from bss_stream import topics
 from bss_stream.config import Config
@@ -119,6 +119,11 @@ class PlatformProcess:
             await self.kill()
 
 
+BUSY: Final = """[processor]
+# On a machine with far more to run than it has cores, a record may be seconds on its way.
+timer_slack_ms = 3000"""
+
+
 def embedded_config(folder: Path, port: int) -> Path:
     """A configuration for one process with everything in it."""
     file = folder / "bss.toml"
@@ -129,6 +134,7 @@ data_dir = "{folder / "data"}"
 durability = "process"
 [mqtt]
 port = {port}
+{BUSY}
 """
     )
     return file
@@ -161,6 +167,7 @@ shared_group = "bridges"
 [sink]
 backend = "postgres"
 dsn_file = "{folder / "dsn"}"
+{BUSY}
 """
     )
     return file

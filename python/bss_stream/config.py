@@ -156,6 +156,9 @@ class Processor(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Records in one transaction of one shard."""
     tick_interval_ms: MillisOfWait = 200
     """How often timers are looked at while no signal comes."""
+    timer_slack_ms: MillisOfWait = 500
+    """How far the clock runs ahead of timers: what came in before one was due, and is still on its
+    way into the log, goes first."""
     checkpoints: File = "checkpoints"
     """Below data_dir unless absolute: where a processor on Kafka keeps its shards' states, so that
     it need not read whole changelogs when it comes back."""

@@ -49,6 +49,8 @@ class ProcessorSettings:
     batch_records_max: int = 5_000
     tick_interval_s: float = 0.2
     """How often timers are looked at."""
+    timer_slack_s: float = 0.0
+    """How far the clock runs ahead of timers, for records that are on their way into the log."""
     checkpoint_directory: Path | None = None
     """Where the shards' states are kept beside the changelogs; nowhere if not given."""
     checkpoint_interval_s: float = 60.0
@@ -282,7 +284,7 @@ class Processor:
         """
         async with self._shards_in_use:
             # Before the look at the backlog: what comes in after this is not overtaken.
-            clock_ms = self._clock_ms()
+            clock_ms = self._clock_ms() - round(self._settings.timer_slack_s * 1_000)
             if not self._due(clock_ms):
                 return
         lag = await consumer.lag()

@@ -234,6 +234,7 @@ class Platform:
             threads=config.engine_threads,
             batch_records_max=config.processor.batch_records_max,
             tick_interval_s=config.processor.tick_interval_ms / 1000,
+            timer_slack_s=config.processor.timer_slack_ms / 1000,
             checkpoint_directory=config.checkpoint_directory,
             checkpoint_interval_s=config.processor.checkpoint_interval_s,
         )

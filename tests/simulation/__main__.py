@@ -13,6 +13,7 @@ from tests.simulation.invariants import Outcome
 from tests.simulation.world import simulate
 
 CHUNK: Final = 8
+TOLD_EVERY: Final = 100
 SHOWN_MAX: Final = 3
 """Faults told of each seed that fails."""
 
@@ -44,6 +45,9 @@ def main() -> int:
             if outcome.faults:
                 failed += 1
                 _tell(seed, outcome)
+            if (seed - arguments.first + 1) % TOLD_EVERY == 0:
+                done = f"{seed - arguments.first + 1} of {len(seeds)} seeds, {failed} failed"
+                print(done, file=sys.stderr, flush=True)
     taken_s = time.perf_counter() - started_s
     print(f"\n{len(seeds)} seeds in {taken_s:.1f} s, {len(seeds) / taken_s:.1f} a second; ", end="")
     print(", ".join(f"{count:,} {name}" for name, count in totals.items()))

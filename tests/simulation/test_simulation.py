@@ -9,6 +9,9 @@ import pytest
 
 from tests.simulation.world import simulate
 
+# A process that is killed closes nothing.
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
 SEEDS = 240
 BLOCK = 20
 

@@ -477,8 +477,37 @@ impl Compiler<'_> {
                 self.fault("compression", &message);
             }
         }
+        self.undecided(cycles, &rows, &tables);
         self.sources(doc);
         (tables, rows)
+    }
+
+    /// An event that concerns a cycle has to mean something, or nothing by a row that says so, in
+    /// each of the cycle's states.
+    fn undecided(&mut self, cycles: &[Cycle], rows: &[Row], tables: &[Vec<u16>]) {
+        let vocabulary = self.vocabulary;
+        for (at, cycle) in cycles.iter().enumerate() {
+            let concerns = |external: usize| {
+                let mut own = rows.iter().filter(|row| usize::from(row.cycle) == at);
+                own.any(|row| usize::from(row.external) == external)
+            };
+            let events = vocabulary.externals.iter().enumerate();
+            for (external, event) in events.filter(|(external, _)| concerns(*external)) {
+                let cells = &tables[at][external * cycle.states.len()..][..cycle.states.len()];
+                for (state, _) in cycle
+                    .states
+                    .iter()
+                    .zip(cells)
+                    .filter(|(_, cell)| **cell == NONE16)
+                {
+                    let message = format!(
+                        "what {event} means to the {} cycle in {} is not said: give it a row, with no signals if it means nothing",
+                        vocabulary.cycles[at], state.name
+                    );
+                    self.fault("compression", &message);
+                }
+            }
+        }
     }
 
     /// A signal that no external event becomes would never be seen, whatever its transitions say.
@@ -672,13 +701,15 @@ impl Model {
         })
     }
 
-    /// Every row of the compression table, in the document's order: the external event, the cycle
-    /// that it reaches, and where it is counted.
-    pub fn compression(&self) -> impl Iterator<Item = (usize, usize, Place)> {
-        self.rows.iter().enumerate().map(|(at, row)| {
-            let (external, cycle) = (usize::from(row.external), usize::from(row.cycle));
-            (external, cycle, self.row_place(at))
-        })
+    /// The rows of the compression table by which an event becomes signals, in the document's
+    /// order: the row, the external event, the cycle that it reaches, and where it is counted.
+    pub fn compression(&self) -> impl Iterator<Item = (usize, usize, usize, Place)> {
+        let rows = self.rows.iter().enumerate();
+        rows.filter(|(_, row)| !row.signals.is_empty())
+            .map(|(at, row)| {
+                let (external, cycle) = (usize::from(row.external), usize::from(row.cycle));
+                (at, external, cycle, self.row_place(at))
+            })
     }
 
     /// The fundamental signals that `external` becomes in `state` of `cycle`.

@@ -116,10 +116,10 @@ fn add_model<'s>(found: &mut Coverage<'s>, model: &'s Model, kind: ModelKind, co
             to: one.to,
             count: counts.of(one.place),
         }));
-    let rows = model.compression().enumerate();
+    let rows = model.compression();
     found
         .compression
-        .extend(rows.map(|(row, (external, cycle, place))| RowCount {
+        .extend(rows.map(|(row, external, cycle, place)| RowCount {
             model: &model.name,
             row,
             external: known.externals[external],

@@ -460,27 +460,40 @@ mod tests {
         );
     }
 
+    /// The rows of an event that means something in some states and nothing in the others.
+    fn rows_of<'d>(doc: &'d mut Value, external: &str) -> [&'d mut Value; 2] {
+        let rows = doc["compression"].as_array_mut().expect("array").iter_mut();
+        let own: Vec<_> = rows.filter(|row| row["external"] == external).collect();
+        own.try_into().expect("two rows")
+    }
+
+    #[test]
+    fn what_an_event_means_is_said_for_every_state() {
+        let faults = refused(V1, |doc| {
+            let [_, none] = rows_of(doc, "INTENT_SIGNAL_EMITTED");
+            none["when"] = json!(["INITIAL", "WAIT_BATTERY_ISSUE", "BATTERY_LOST", "COMPLETE"]);
+        });
+        assert_eq!(
+            faults,
+            "m.json: compression: what INTENT_SIGNAL_EMITTED means to the service cycle in BATTERY_ISSUED is not said: give it a row, with no signals if it means nothing"
+        );
+    }
+
     #[test]
     fn what_a_timer_brings_must_be_taken() {
         let faults = refused(V1, |doc| {
-            let rows = doc["compression"].as_array_mut().expect("array");
-            let row = rows
-                .iter_mut()
-                .find(|row| row["external"] == "SUBSCRIPTION_PERIOD_ENDED")
-                .expect("a row");
-            row["when"] = json!(["CURRENT", "RENEWAL_DUE", "FINAL_DUE"]);
+            let [some, none] = rows_of(doc, "SUBSCRIPTION_PERIOD_ENDED");
+            some["when"] = json!(["CURRENT", "RENEWAL_DUE", "FINAL_DUE"]);
+            none["when"] = json!(["INITIAL", "DEPOSIT_DUE", "COMPLETE"]);
         });
         assert_eq!(
             faults,
             "m.json: compression: SUBSCRIPTION_PERIOD_ENDED becomes SUBSCRIPTION_EXPIRED in state FINAL_DUE of cycle payment, which does not take it: no one is there to be refused"
         );
         let faults = refused(V1, |doc| {
-            let rows = doc["compression"].as_array_mut().expect("array");
-            let row = rows
-                .iter_mut()
-                .find(|row| row["external"] == "SERVICE_ACTIVATED")
-                .expect("a row");
-            row["when"] = json!("*");
+            let [some, none] = rows_of(doc, "SERVICE_ACTIVATED");
+            some["when"] = json!("*");
+            none["when"] = json!([]);
         });
         assert!(
             faults.contains("SERVICE_ACTIVATED becomes DEPOSIT_CONFIRMED in state BATTERY_ISSUED of cycle service"),
