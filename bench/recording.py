@@ -186,6 +186,7 @@ def wide_setup(services: int) -> bytes:
                             "overage_allowed": False,
                             "overage_rate_minor": None,
                             "hold_units": 0,
+                            "auto_renewal": False,
                         }
                         for service_id in more[:wanted]
                     ]

@@ -26,7 +26,7 @@ fn setup() -> Vec<u8> {
     let config = |id: &str, quota: Value| {
         json!({"service_id": id, "initial_quota": quota, "max_quota": "infinite",
             "rate_limit_per_day": null, "overage_allowed": false, "overage_rate_minor": null,
-            "hold_units": 0})
+            "hold_units": 0, "auto_renewal": false})
     };
     let ids = [
         "service-network",
