@@ -275,15 +275,17 @@ def simulate(
 
 
 DEFAULTS: Final = Costs(
-    bridge_messages_per_s=39_000,
-    processor_records_per_s=40_000,
-    publisher_messages_per_s=68_000,
-    sink_entries_per_s=57_000,
-    transaction_ms=12,
-    plan_bytes=450,
-    restored_plans_per_s=100_000,
+    bridge_messages_per_s=150_000,
+    processor_records_per_s=85_000,
+    publisher_messages_per_s=75_000,
+    sink_entries_per_s=37_000,
+    transaction_ms=20,
+    plan_bytes=470,
+    restored_plans_per_s=600_000,
     broker_mb_per_s=100,
 )
+"""`python -m bench.roles`, `bench.kafka throughput`, `bench.report`, `bench.restore`; what a broker is
+trusted to write is an assumption."""
 
 
 def shown_needs(wanted: Needs, swaps_per_day: float) -> Table:
