@@ -47,7 +47,7 @@ fn setup() -> Vec<u8> {
         "locations": [{"location_id": "station-001", "stock": {"fleet": 20},
             "capacity": {"fleet": 40}}],
         "bundles": [{"bundle_id": "bundle", "name": "Bundle", "services": ids}],
-        "tiers": [{"tier": "BASIC", "quota_multiplier": [1, 1]}],
+        "tiers": [{"tier": "BASIC", "quota_multiplier": [1, 1], "fee_multiplier": [1, 1]}],
         "templates": [{
             "template_id": "template", "version": 1, "model": "bss-fsm-v1", "bundle_id": "bundle",
             "tier": "BASIC", "service_duration_days": 30, "billing_cycle": "monthly",
