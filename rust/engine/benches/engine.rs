@@ -47,11 +47,12 @@ fn setup() -> Vec<u8> {
         "locations": [{"location_id": "station-001", "stock": {"fleet": 20},
             "capacity": {"fleet": 40}}],
         "bundles": [{"bundle_id": "bundle", "name": "Bundle", "services": ids}],
-        "tiers": [{"tier": "BASIC", "quota_multiplier": [1, 1]}],
+        "tiers": [{"tier": "BASIC", "quota_multiplier": [1, 1], "fee_multiplier": [1, 1]}],
         "templates": [{
             "template_id": "template", "version": 1, "model": "bss-fsm-v1", "bundle_id": "bundle",
             "tier": "BASIC", "service_duration_days": 30, "billing_cycle": "monthly",
-            "billing_cycle_days": 30, "grace_ms": 0, "allowed_locations": ["station-001"],
+            "billing_cycle_days": 30, "fee_minor": 150_000, "grace_ms": 0,
+            "allowed_locations": ["station-001"],
             "services": [
                 config(ids[0], json!("infinite")), config(ids[1], json!("infinite")),
                 config(ids[2], json!({"units": 90_000_000})), config(ids[3], json!("infinite")),
