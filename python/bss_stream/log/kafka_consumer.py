@@ -47,7 +47,7 @@ REBALANCE_TIMEOUT_MS: Final = 60_000
 
 FETCH_WAIT_MS: Final = 20
 """A partition that has just been sought, or read to its end, is asked for again only once the fetch
-under way for the others has ended: a swap that goes through five partitions would wait five times."""
+under way for the others has ended: a swap that goes through five partitions waits five times."""
 
 COMMIT_TIMEOUT_S: Final = 30.0
 LOOKUP_TIMEOUT_S: Final = 30.0
