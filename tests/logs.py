@@ -69,6 +69,19 @@ async def settle(log: Log, transactional_id: str) -> None:
     await (await log.transactional_producer(transactional_id)).close()
 
 
+async def abort_records(log: Log, topic: str, partition: int) -> None:
+    """End a transaction with records for a partition by an exception, which aborts it."""
+    producer = await log.transactional_producer("aborting")
+    try:
+        async with producer.transaction() as transaction:
+            transaction.append([chunk(topic, partition, *numbered(0, 3))])
+            raise InterruptedError
+    except InterruptedError:
+        pass
+    finally:
+        await producer.close()
+
+
 class Backend(Protocol):
     """One log that can be opened again and again, also from another process."""
 
@@ -103,15 +116,7 @@ class EmbeddedBackend:
         return json.dumps({"directory": str(self.directory), "keep": self.keep_consumed_ms})
 
     async def abort_records(self, log: Log, topic: str, partition: int) -> None:
-        producer = await log.transactional_producer("aborting")
-        try:
-            async with producer.transaction() as transaction:
-                transaction.append([chunk(topic, partition, *numbered(0, 3))])
-                raise InterruptedError
-        except InterruptedError:
-            pass
-        finally:
-            await producer.close()
+        await abort_records(log, topic, partition)
 
     async def trim(self, log: Log, topic: str, partition: int, start: int) -> None:
         assert isinstance(log, EmbeddedLog)

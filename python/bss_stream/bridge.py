@@ -6,7 +6,6 @@ routed becomes a dead letter, and is acknowledged like everything that the log h
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Final
 
 from bss_stream import topics
 from bss_stream._engine import pack, partition_for
+from bss_stream.clock import epoch_ms
 from bss_stream.counters import RoleCounters, unbalanced
 from bss_stream.errors import LogAccessError, LogError
 from bss_stream.frames import DeadLetter, encode_dead_letter
@@ -78,10 +78,6 @@ class BridgeCounters(RoleCounters):
         return unbalanced("received", self.received, parts)
 
 
-def _epoch_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class Bridge:
     """One MQTT client and one appender. `run` until `stop`.
 
@@ -96,7 +92,7 @@ class Bridge:
         table: TopicTable,
         settings: BridgeSettings,
         *,
-        clock_ms: Callable[[], int] = _epoch_ms,
+        clock_ms: Callable[[], int] = epoch_ms,
     ) -> None:
         """For nothing to be lost, `mqtt` names a client id that stays, and a session expiry."""
         self.counters = BridgeCounters()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from bss_stream import _engine, topics
+from bss_stream.clock import epoch_ms
 from bss_stream.counters import RoleCounters, unbalanced
 from bss_stream.errors import CheckpointError, LogError
 from bss_stream.log.protocol import (
@@ -114,10 +115,6 @@ class ProcessorCounters(RoleCounters):
         return unbalanced("records", self.records, {end: endings[end] for end in Ending})
 
 
-def _epoch_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class _ShardLostError(Exception):
     """Work on a shard was overtaken: by a rebalance, a failure or a stop."""
 
@@ -135,7 +132,7 @@ class Processor:
         setup: bytes,
         settings: ProcessorSettings,
         *,
-        clock_ms: Callable[[], int] = _epoch_ms,
+        clock_ms: Callable[[], int] = epoch_ms,
     ) -> None:
         self.counters = ProcessorCounters()
         self._log = log

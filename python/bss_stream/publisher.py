@@ -6,7 +6,6 @@ correlation data, which makes a repeat harmless. Within a partition, so within a
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from typing import Final, NamedTuple
 
 from bss_stream import topics
 from bss_stream._engine import pack, partition_for, unpack
+from bss_stream.clock import epoch_ms
 from bss_stream.counters import RoleCounters, unbalanced
 from bss_stream.echo import ECHO_EXPIRY_S, ECHO_PROPERTIES
 from bss_stream.errors import FrameError
@@ -76,10 +76,6 @@ class _Record(NamedTuple):
     value: bytes
 
 
-def _epoch_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 def to_message(frame: OutboxMessage) -> Message:
     """The MQTT message of an outbox frame, with the properties of its kind."""
     echo = frame.kind is OutboxKind.ECHO
@@ -106,7 +102,7 @@ class Publisher:
         mqtt: MqttSettings,
         settings: PublisherSettings,
         *,
-        clock_ms: Callable[[], int] = _epoch_ms,
+        clock_ms: Callable[[], int] = epoch_ms,
     ) -> None:
         self.counters = PublisherCounters()
         self.client = MqttClient(mqtt)

@@ -4,7 +4,6 @@ import asyncio
 import dataclasses
 import logging
 import ssl
-import time
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from types import TracebackType
@@ -12,6 +11,7 @@ from typing import Literal, Protocol, Self
 
 from bss_stream import _engine, tls, topic_table
 from bss_stream.bridge import Bridge, BridgeSettings
+from bss_stream.clock import epoch_ms
 from bss_stream.config import Config, Mqtt
 from bss_stream.config import KafkaLog as KafkaSettings
 from bss_stream.counters import RoleCounters
@@ -51,11 +51,6 @@ class Runner(Protocol):
     """What every role is: something that runs until it is stopped."""
 
     async def run(self) -> None: ...
-
-
-def epoch_ms() -> int:
-    """The machine's clock."""
-    return time.time_ns() // 1_000_000
 
 
 def make_log(config: Config, instance: str | None = None, clock_ms: Clock = epoch_ms) -> Log:

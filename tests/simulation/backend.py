@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from bss_stream.log.protocol import Log, TopicPartition
-from tests.logs import PARTITIONS, chunk, numbered
+from tests.logs import PARTITIONS, abort_records
 from tests.simulation.log import LogServer, SimulatedLog
 from tests.simulation.network import Network
 
@@ -23,15 +23,7 @@ class SimulatedBackend:
         raise NotImplementedError("no other process can open it")
 
     async def abort_records(self, log: Log, topic: str, partition: int) -> None:
-        producer = await log.transactional_producer("aborting")
-        try:
-            async with producer.transaction() as transaction:
-                transaction.append([chunk(topic, partition, *numbered(0, 3))])
-                raise InterruptedError
-        except InterruptedError:
-            pass
-        finally:
-            await producer.close()
+        await abort_records(log, topic, partition)
 
     async def trim(self, log: Log, topic: str, partition: int, start: int) -> None:
         self.server.trim(TopicPartition(topic, partition), start)

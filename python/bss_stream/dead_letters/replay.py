@@ -6,7 +6,6 @@ what the engine cannot know, because it lies before its dedupe window
 (docs/decisions/0034-dead-letters-as-work.md).
 """
 
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ import msgspec
 
 from bss_stream import topics
 from bss_stream._engine import last_received_ms, pack, partition_for, unpack
+from bss_stream.clock import epoch_ms
 from bss_stream.dead_letters.letters import (
     REPLAYED,
     Filter,
@@ -376,10 +376,6 @@ def _settled(case: _Case, applied: frozenset[int], rules: Rules) -> Verdict:
 # The way back.
 
 
-def _epoch_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 async def replay(
     log: Log,
     transactional_id: str,
@@ -388,7 +384,7 @@ async def replay(
     *,
     limit: int,
     note: str,
-    clock_ms: Callable[[], int] = _epoch_ms,
+    clock_ms: Callable[[], int] = epoch_ms,
 ) -> Judgement:
     """Replay the oldest `limit` letters that a filter takes and that can be; the verdicts.
 

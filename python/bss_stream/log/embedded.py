@@ -1,11 +1,11 @@
 """The embedded log: the log protocol on one SQLite file, for one process and no server."""
 
-import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from bss_stream.clock import epoch_ms
 from bss_stream.errors import LogError
 from bss_stream.log.embedded_consumer import EmbeddedConsumer
 from bss_stream.log.embedded_store import Store, load_topics, replay
@@ -25,10 +25,6 @@ from bss_stream.log.sqlite_writer import Part, Write
 __all__ = ["Durability", "EmbeddedLog", "EmbeddedReader", "Policy"]
 
 
-def _epoch_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class EmbeddedLog:
     """A log in a directory of its own, which one process at a time owns.
 
@@ -42,7 +38,7 @@ class EmbeddedLog:
         partitions: int,
         durability: Durability = "power",
         policy: Policy | None = None,
-        clock_ms: Callable[[], int] = _epoch_ms,
+        clock_ms: Callable[[], int] = epoch_ms,
     ) -> None:
         """`open` makes the directory; `clock_ms` stamps chunks and tells their age."""
         self.partitions = partitions

@@ -10,13 +10,13 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
+from bss_stream.clock import epoch_ms
 from bss_stream.counters import RoleCounters, unbalanced
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings, Received, Refusal
@@ -68,10 +68,6 @@ class QueriesCounters(RoleCounters):
         return unbalanced("received", self.received, parts)
 
 
-def _epoch_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class Queries:
     """A client for requests, one for echoes, and a connection to the database. `run` until `stop`.
 
@@ -86,7 +82,7 @@ class Queries:
         catalogue: Catalogue,
         settings: QueriesSettings,
         *,
-        clock_ms: Callable[[], int] = _epoch_ms,
+        clock_ms: Callable[[], int] = epoch_ms,
     ) -> None:
         """`mqtt` asks for no session expiry: who is away should be sent no requests."""
         self.counters = QueriesCounters()
