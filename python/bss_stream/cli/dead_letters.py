@@ -2,7 +2,6 @@
 
 import re
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final
@@ -16,6 +15,7 @@ from rich.text import Text
 from bss_stream import dead_letters, topic_table
 from bss_stream.cli import running
 from bss_stream.cli.options import ConfigPath
+from bss_stream.clock import epoch_ms
 from bss_stream.config import Config
 from bss_stream.dead_letters import Filter, Judgement, Listing, Rules, Standing, Verdict
 from bss_stream.roles import open_log
@@ -190,7 +190,7 @@ def _rules(again: bool = False) -> Rules:
     limits = Limits()
     return Rules(
         table=topic_table.load(),
-        now_ms=time.time_ns() // 1_000_000,
+        now_ms=epoch_ms(),
         age_ms_max=limits.skew_past_ms,
         dedupe_window_ms=limits.dedupe_window_ms,
         again=again,

@@ -6,7 +6,6 @@ offsets beside them; then it ends.
 """
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Awaitable, Mapping
 from functools import partial
@@ -24,6 +23,7 @@ from aiokafka.protocol.transaction import (  # type: ignore[import-untyped]
 from aiokafka.structs import TopicPartition as KafkaPartition  # type: ignore[import-untyped]
 
 from bss_stream._engine import sequence_after, write_batches
+from bss_stream.clock import epoch_ms
 from bss_stream.log.kafka_client import REQUEST_TIMEOUT_MS
 from bss_stream.log.kafka_requests import Failure, KafkaRequests, failure_of, is_passing
 
@@ -90,7 +90,7 @@ class IdempotentProducer:
             producer=self._producer,
             base_sequence=first,
             transactional=self._id is not None,
-            timestamp_ms=time.time_ns() // 1_000_000,
+            timestamp_ms=epoch_ms(),
             bytes_max=BATCH_BYTES_MAX,
         )
         self._sequences[part] = sequence_after(first, sum(records for records, _ in batches))

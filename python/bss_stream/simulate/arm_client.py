@@ -1,12 +1,12 @@
 """ARM on MQTT: answers allocate commands and reports stock, a batch of messages at a time."""
 
-import time
 from types import TracebackType
 from typing import Final, Self
 
 from msgspec import DecodeError
 from msgspec.json import Decoder
 
+from bss_stream.clock import epoch_ms
 from bss_stream.errors import MqttError
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, Received, Subscription
@@ -87,7 +87,7 @@ class ArmSimulator:
         )
 
     def _answers(self, batch: list[Received]) -> list[Message]:
-        now_ms = time.time_ns() // 1_000_000
+        now_ms = epoch_ms()
         answers = []
         for message in batch:
             self._commands += 1
@@ -122,7 +122,7 @@ class ArmSimulator:
     def _report(self, report: StockReport) -> Message:
         self._reports += 1
         correlation = f"{self._run}-stock-{self._reports:010d}".encode()
-        stamp = self._stamp(time.time_ns() // 1_000_000)
+        stamp = self._stamp(epoch_ms())
         return Message(
             topic=f"emit/arm/station/{report.location_id}/stock",
             payload=bodies.stock(stamp, correlation, report),

@@ -12,6 +12,7 @@ from typing import Final
 
 from msgspec import DecodeError
 
+from bss_stream.clock import epoch_ms
 from bss_stream.errors import ConfigError
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings, Received, Subscription
@@ -99,12 +100,12 @@ class Simulation:
     async def _send(self, duration_s: float | None, plans_done: int | None) -> None:
         traffic, tick_s = self._traffic, self.config.tick_ms / 1000
         while not self._stopping.is_set() and not self._is_over(duration_s, plans_done):
-            self._publish(traffic.due(_now_us(), _wall_ms()))
+            self._publish(traffic.due(_now_us(), epoch_ms()))
             await asyncio.sleep(tick_s)
         traffic.stop()
         give_up_us = _now_us() + int(DRAIN_S * 1_000_000)
         while traffic.under_way and _now_us() < give_up_us:
-            self._publish(traffic.due(_now_us(), _wall_ms()))
+            self._publish(traffic.due(_now_us(), epoch_ms()))
             await asyncio.sleep(tick_s)
 
     def _is_over(self, duration_s: float | None, plans_done: int | None) -> bool:
@@ -120,7 +121,7 @@ class Simulation:
 
     def _answer(self, batch: list[Received]) -> None:
         traffic, own = self._traffic, self._own
-        now_us, wall_ms = _now_us(), _wall_ms()
+        now_us, wall_ms = _now_us(), epoch_ms()
         for message in batch:
             if own not in message.topic:
                 traffic.tally.foreign_echoes += 1
@@ -204,7 +205,3 @@ def _rate(count: int, interval_us: int) -> float:
 
 def _now_us() -> int:
     return time.monotonic_ns() // 1_000
-
-
-def _wall_ms() -> int:
-    return time.time_ns() // 1_000_000

@@ -1,6 +1,5 @@
 """The ledger database in PostgreSQL: COPY into a staging table, then one INSERT."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -9,6 +8,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import conninfo, errors
 
+from bss_stream.clock import epoch_ms
 from bss_stream.errors import ConfigError, SinkError
 from bss_stream.log.protocol import Offsets, TopicPartition
 from bss_stream.sink.entry import Batch, EntryRow, Reject, conflict
@@ -317,7 +317,7 @@ def _migrate(connection: Connection) -> None:
         for number, statements in enumerate(MIGRATIONS[version:], version + 1):
             for statement in statements:
                 connection.execute(statement)
-            applied_at_ms = time.time_ns() // 1_000_000
+            applied_at_ms = epoch_ms()
             connection.execute(
                 "INSERT INTO sink_migrations VALUES (%s, %s)", (number, applied_at_ms)
             )

@@ -1,13 +1,13 @@
 """The ledger database in one SQLite file, in WAL mode."""
 
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final
 
+from bss_stream.clock import epoch_ms
 from bss_stream.errors import SinkError
 from bss_stream.log.protocol import Offsets, TopicPartition
 from bss_stream.sink.entry import Batch, EntryRow, Reject, conflict
@@ -242,7 +242,7 @@ def _migrate(connection: sqlite3.Connection) -> None:
         for number, statements in enumerate(MIGRATIONS[version:], version + 1):
             for statement in statements:
                 connection.execute(statement)
-            applied_at_ms = time.time_ns() // 1_000_000
+            applied_at_ms = epoch_ms()
             connection.execute("INSERT INTO sink_migrations VALUES (?, ?)", (number, applied_at_ms))
 
 
