@@ -45,6 +45,11 @@ class Observer:
         )
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def heard(self) -> int:
+        """Messages so far."""
+        return self.signals.total() + self.echoes.total()
+
     async def all_answered(self, within_s: float = 60.0) -> None:
         """Wait until every request that was heard has an echo; fail after `within_s`."""
         try:

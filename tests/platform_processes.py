@@ -152,6 +152,7 @@ def servers_config(folder: Path, kafka: str, mqtt_port: int, dsn: str) -> Path:
     file = folder / "bss.toml"
     file.write_text(
         f"""
+data_dir = "{folder / "data"}"
 [log]
 backend = "kafka"
 [log.kafka]

@@ -47,7 +47,7 @@ class Ride:
             host="127.0.0.1",
             port=port,
             client_id=f"simulate-{run_id}",
-            # A broker that restarts keeps what riders and ARM have not heard yet.
+            # Whoever is away for a moment hears what was said meanwhile.
             session_expiry_s=SESSION_EXPIRY_S,
             backoff_max_s=1.0,
         )

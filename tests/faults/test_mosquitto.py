@@ -26,18 +26,34 @@ again, as clients do."""
 AWAY_S = 1.0
 """How long a killed broker stays away."""
 
+QUIET_S = 12.0
+"""Longer than a hold waits for ARM: after that no echo comes of itself."""
+
+TELL_SUBSCRIPTIONS = [f"log_type {what}" for what in ("error", "warning", "notice", "subscribe")]
+"""Lines of a broker's configuration with which its log shows who subscribes."""
+
 REQUESTS = 20
 """So many at least are under way when a fault strikes."""
 
 
-async def all_riders_wait(observer: Observer) -> None:
-    """Riders ask while nobody answers, until the last of them waits."""
+async def all_riders_wait(observer: Observer, quiet_s: float = 2.0) -> None:
+    """Riders ask while nobody answers, until the last of them waits and nothing has moved for
+    `quiet_s`."""
     begun = len(observer.requests)
     await eventually(lambda: len(observer.requests) >= begun + REQUESTS, 60.0)
-    asked = -1
-    while asked < len(observer.requests):
-        asked = len(observer.requests)
-        await asyncio.sleep(2.0)
+    heard = -1
+    while heard < observer.heard:
+        heard = observer.heard
+        await asyncio.sleep(quiet_s)
+
+
+async def all_subscribe_again(broker: Mosquitto, since: int, *clients: str) -> None:
+    """Wait until these clients have subscribed, by what the broker has logged from `since` on.
+
+    A broker that was killed has forgotten the sessions of whoever was connected: what is published
+    before they subscribe again, they never hear.
+    """
+    await eventually(lambda: all(f" {client} 1 " in broker.log[since:] for client in clients), 60.0)
 
 
 async def test_a_broker_killed_with_messages_waiting_for_a_bridge_that_is_away(
@@ -47,7 +63,7 @@ async def test_a_broker_killed_with_messages_waiting_for_a_bridge_that_is_away(
 
     It does not write down shared subscriptions, so this bridge subscribes plainly.
     """
-    broker = start_mosquitto(persistence=True)
+    broker = start_mosquitto(persistence=True, lines=TELL_SUBSCRIPTIONS)
     async with (
         network(tmp_path, kafka, broker.port, postgres, shared=False) as of,
         riding(broker.port, "waiting") as ride,
@@ -55,10 +71,14 @@ async def test_a_broker_killed_with_messages_waiting_for_a_bridge_that_is_away(
         await ride.swaps(30)
         bridge = of.roles["bridge-0"]
         await bridge.kill()
-        await all_riders_wait(of.observer)
+        await all_riders_wait(of.observer, QUIET_S)
         broker.kill()
+        killed = len(broker.log)
         await asyncio.sleep(AWAY_S)
         broker.start()
+        await all_subscribe_again(
+            broker, killed, "observer", "simulate-waiting-riders", "simulate-waiting-arm"
+        )
         await bridge.start()
         await ride.swaps(60)
         await of.end(ride)

@@ -23,7 +23,7 @@ from bss_stream._engine import unpack
 from bss_stream.bridge import Bridge, BridgeSettings
 from bss_stream.cli.main import OneLine
 from bss_stream.config import Config
-from bss_stream.errors import ConfigError, FrameError
+from bss_stream.errors import ConfigError, FrameError, NewerVersionError
 from bss_stream.frames import decode_dead_letter, decode_outbox, decode_signal
 from bss_stream.log.embedded import EmbeddedLog
 from bss_stream.mqtt.messages import MqttSettings, Received
@@ -212,7 +212,7 @@ def test_a_record_that_is_no_frame_is_a_frame_error(value: bytes) -> None:
         for decode in (decode_signal, decode_outbox, decode_dead_letter):
             try:
                 decode(prefix + value)
-            except FrameError as error:
+            except (FrameError, NewerVersionError) as error:
                 assert str(error).isprintable()
 
 
