@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from bss_stream import config_example, topics
 from bss_stream._engine import unpack
 from bss_stream.bridge import Bridge, BridgeSettings
-from bss_stream.cli.main import OneLine
 from bss_stream.config import Config
 from bss_stream.errors import ConfigError, FrameError, NewerVersionError
 from bss_stream.frames import decode_dead_letter, decode_outbox, decode_signal
 from bss_stream.log.embedded import EmbeddedLog
+from bss_stream.logs import OneLine
 from bss_stream.mqtt.messages import MqttSettings, Received
 from bss_stream.queries import wire
 from bss_stream.testing import Playground
