@@ -10,7 +10,14 @@ from bss_stream.queries import wire
 from bss_stream.queries.catalogue import Catalogue
 from bss_stream.queries.plans import balance, swap_history
 from bss_stream.queries.stations import nearby
-from bss_stream.queries.wire import Balance, Nearby, Reading, Rejection, SwapHistory
+from bss_stream.queries.wire import (
+    Balance,
+    Nearby,
+    PaymentStatus,
+    Reading,
+    Rejection,
+    SwapHistory,
+)
 from bss_stream.sink.read_model import ReadModel, ReadView
 
 logger = logging.getLogger(__name__)
@@ -63,5 +70,7 @@ def _found(view: ReadView, catalogue: Catalogue, reading: Reading) -> dict[str, 
             return balance(view, catalogue, reading.request.plan_id)
         case Nearby():
             return nearby(view, catalogue, reading.request)
+        case PaymentStatus():
+            raise FrameError("the ledger database does not know what Odoo does")
         case Rejection():
             return reading.request

@@ -1,6 +1,6 @@
 """The riders' queries on the wire: topics, envelope, echoes, and what makes a query a bad one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -32,6 +32,8 @@ class Query(StrEnum):
     SWAP_HISTORY = "swap_history"
     BALANCE = "balance"
     NEARBY = "nearby"
+    PAYMENT_STATUS = "payment_status"
+    """Answered by the Odoo adapter; the others out of the ledger database."""
 
 
 FILTERS: Final = (
@@ -40,10 +42,14 @@ FILTERS: Final = (
     "emit/uxi/rider/stations/nearby",
 )
 
+_OF_PLANS: Final = (Query.SWAP_HISTORY, Query.BALANCE, Query.PAYMENT_STATUS)
 
-def subscriptions(group: str | None) -> list[Subscription]:
+PAYMENT_FILTERS: Final = ("emit/uxi/rider/plan/+/payment_status",)
+
+
+def subscriptions(group: str | None, filters: Sequence[str] = FILTERS) -> list[Subscription]:
     """What queries come in on, shared with the members of `group` if there is one."""
-    plain = [Subscription(name) for name in FILTERS]
+    plain = [Subscription(name) for name in filters]
     return plain if group is None else [one.shared(group) for one in plain]
 
 
@@ -58,7 +64,7 @@ class Route(NamedTuple):
 def route(topic: str) -> Route | None:
     """None for a topic that is no query's, or has a plan id that can stand in no echo's topic."""
     match topic.split("/"):
-        case ["emit", "uxi", "rider", "plan", plan_id, "swap_history" | "balance" as name]:
+        case ["emit", "uxi", "rider", "plan", plan_id, name] if name in _OF_PLANS:
             return Route(Query(name), plan_id) if is_id(plan_id) else None
         case ["emit", "uxi", "rider", "stations", "nearby"]:
             return Route(Query.NEARBY, None)
@@ -89,6 +95,14 @@ class Nearby(NamedTuple):
     fleet_id: str | None
 
 
+class PaymentStatus(NamedTuple):
+    """What Odoo knows of a plan's payments, the newest first."""
+
+    plan_id: str
+    payment_id: str | None
+    """This one alone."""
+
+
 class Rejection(NamedTuple):
     """A query that is understood and refused: data, not an error."""
 
@@ -97,7 +111,7 @@ class Rejection(NamedTuple):
     detail: str = ""
 
 
-Request = SwapHistory | Balance | Nearby
+Request = SwapHistory | Balance | Nearby | PaymentStatus
 
 
 class Reading(NamedTuple):
@@ -132,6 +146,14 @@ class _BalanceEnvelope(_Envelope, frozen=True):
     data: _BalanceData | None = None
 
 
+class _PaymentStatusData(msgspec.Struct, frozen=True):
+    payment_id: str | None = None
+
+
+class _PaymentStatusEnvelope(_Envelope, frozen=True):
+    data: _PaymentStatusData | None = None
+
+
 class _NearbyData(msgspec.Struct, frozen=True):
     lat: float | None = None
     lon: float | None = None
@@ -151,6 +173,7 @@ _DECODERS: Final[dict[Query, msgspec.json.Decoder[Any]]] = {
     Query.SWAP_HISTORY: msgspec.json.Decoder(_SwapHistoryEnvelope),
     Query.BALANCE: msgspec.json.Decoder(_BalanceEnvelope),
     Query.NEARBY: msgspec.json.Decoder(_NearbyEnvelope),
+    Query.PAYMENT_STATUS: msgspec.json.Decoder(_PaymentStatusEnvelope),
 }
 _NAMED: Final = msgspec.json.Decoder(_Named)
 
@@ -220,6 +243,8 @@ def _request(route: Route, envelope: Any) -> Request | Rejection:
     plan_id = route.plan_id or ""
     if route.query is Query.BALANCE:
         return Balance(plan_id)
+    if route.query is Query.PAYMENT_STATUS:
+        return _payment_status(plan_id, envelope.data or _PaymentStatusData())
     data: _SwapHistoryData = envelope.data or _SwapHistoryData()
     limit = SWAPS_DEFAULT if data.limit is None else data.limit
     before = SEQ_MAX if data.before is None else data.before
@@ -228,6 +253,12 @@ def _request(route: Route, envelope: Any) -> Request | Rejection:
     if not 1 <= before <= SEQ_MAX:
         return _out_of_range("data.before", 1, SEQ_MAX)
     return SwapHistory(plan_id, limit, before)
+
+
+def _payment_status(plan_id: str, data: _PaymentStatusData) -> PaymentStatus | Rejection:
+    if data.payment_id is not None and not _is_clean(data.payment_id):
+        return Rejection("bad_id", "data.payment_id")
+    return PaymentStatus(plan_id, data.payment_id)
 
 
 def _nearby(data: _NearbyData) -> Request | Rejection:
