@@ -139,6 +139,11 @@ def _of_odoo(odoo: "Odoo") -> Iterator[Found]:
     for name in get_args(InvoiceField):
         if name not in odoo.invoice.fields:
             yield "$.odoo.invoice.fields", f"{name} is missing: all of an invoice's are read"
+    if not odoo.subscription.key and "plan_id" not in odoo.subscription.fields:
+        yield (
+            "$.odoo.subscription.fields",
+            "plan_id is missing: without a key nothing else says whose record it is",
+        )
     for section in ("subscription", "payment", "usage"):
         if not getattr(odoo, section).fields:
             yield f"$.odoo.{section}.fields", "{}: expected at least one field to write"

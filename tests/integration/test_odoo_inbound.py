@@ -17,7 +17,6 @@ from bss_stream.config import Config
 from bss_stream.log.embedded import EmbeddedLog
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Subscription
-from bss_stream.odoo import refusals
 from bss_stream.odoo.adapter import OdooAdapter
 from bss_stream.odoo.billing import Measures
 from bss_stream.odoo.from_config import make_adapter
@@ -28,8 +27,8 @@ from tests.integration.databases import query
 from tests.integration.test_end_to_end import check, ride
 from tests.integration.test_odoo import put_states
 from tests.integration.test_queries import App, app_on, mqtt_settings
-from tests.platform_processes import PlatformProcess, audit, embedded_config
-from tests.servers.odoo import DATABASE, KEY, LOGIN, Fault, OdooServer, billing_models
+from tests.platform_processes import CLI, PlatformProcess, audit, embedded_config
+from tests.servers.odoo import DATABASE, KEY, LOGIN, Fault, OdooServer, Row, billing_models
 from tests.servers.ports import free_port
 
 WAIT_S = 60.0
@@ -250,8 +249,25 @@ def _applied(odoo: OdooServer, payment_id: str) -> bool:
     return any(row["x_payment_id"] == payment_id for row in odoo.rows("x_bss_payment"))
 
 
+async def commanded(config: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and output of `bss-stream odoo-refused`."""
+    command = (*CLI, "odoo-refused", *arguments, "--config", str(config))
+    process = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+    )
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+def suspicious(row: Row) -> str | None:
+    """What an Odoo may say of a third of all usage."""
+    return "Too much of it" if row["x_seq"] % 3 == 0 else None
+
+
 async def test_odoo_has_what_the_ledgers_have_after_a_ride(tmp_path: Path) -> None:
-    """The embedded platform under simulated riders, Odoo failing now and then: to the last cent."""
+    """The embedded platform under simulated riders and a restart, Odoo failing now and then and
+    refusing some: to the last cent in the end."""
     async with OdooServer() as odoo:
         billing_models(odoo)
         fields = '{plan_id = "client_order_ref", status = "x_bss_status"}'
@@ -264,25 +280,40 @@ async def test_odoo_has_what_the_ledgers_have_after_a_ride(tmp_path: Path) -> No
         for kind, value in (("status", 502), ("drop_after", None), ("drop_before", None)):
             odoo.faults.extend([Fault(kind, value)] * 2)
         async with PlatformProcess(config, "run") as platform:
-            snapshot = await ride(port, "o1", seconds=4, rate=40, plans=80)
-            check(snapshot, met=frozenset({"ok"}))
+            check(await ride(port, "o1", seconds=4, rate=40, plans=80), met=frozenset({"ok"}))
+            odoo.models["x_bss_usage"].constraint = suspicious
+            riding = asyncio.create_task(ride(port, "o2", seconds=2, rate=40, plans=40))
+            await odoo.kill()
+            await riding
+            await odoo.start()
+            assert await platform.end() == 0, platform.log
+            # What it had no time for is written after the next start.
+            await platform.start()
             assert await platform.end() == 0, platform.log
         assert "counters do not add up" not in platform.log
         code, output = await audit(config)
         assert code == 0, output
-        loaded = Config.load(config)
-        reader = EmbeddedLog.read_only(loaded.log_directory)
-        await reader.open()
-        assert await refusals.standing(reader) == ([], 0)
-        await reader.close()
-        check_against_ledgers(odoo, loaded.ledger_url().reveal())
-        statuses = Counter(row["x_bss_status"] for row in odoo.rows("sale.order"))
-        plans = {
-            row[0]
-            for row in query(loaded.ledger_url().reveal(), "SELECT plan_id FROM ledger_entries")
-        }
-        assert plans <= {row["client_order_ref"] for row in odoo.rows("sale.order")}
-        assert statuses["ACTIVE"] > 0
+
+        _, listed = await commanded(config, "list", "--json", "--limit", "10000")
+        refused = [json.loads(line) for line in listed.splitlines()]
+        assert {one["error"] for one in refused} == {"Too much of it"}
+        _, table = await commanded(config, "list")
+        assert f"of {len(refused)} refused records" in table
+        code, output = await commanded(config, "retry")
+        assert code == 1
+        assert f"0 taken, {len(refused)} refused again" in output
+        odoo.models["x_bss_usage"].constraint = None
+        assert await commanded(config, "retry") == (
+            0,
+            f"{len(refused)} taken, 0 refused again\n",
+        )
+
+        url = Config.load(config).ledger_url().reveal()
+        check_against_ledgers(odoo, url)
+        plans = {plan_id for (plan_id,) in query(url, "SELECT plan_id FROM ledger_entries")}
+        statuses = {row["client_order_ref"]: row["x_bss_status"] for row in odoo.rows("sale.order")}
+        assert plans <= statuses.keys()
+        assert "ACTIVE" in statuses.values()
 
 
 RECEIVED = (
