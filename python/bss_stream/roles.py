@@ -15,7 +15,7 @@ from bss_stream.clock import epoch_ms
 from bss_stream.config import Config, Mqtt
 from bss_stream.config import KafkaLog as KafkaSettings
 from bss_stream.counters import RoleCounters
-from bss_stream.errors import BssStreamError
+from bss_stream.errors import BssStreamError, OdooError
 from bss_stream.log.embedded import EmbeddedLog, Policy
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
 from bss_stream.log.protocol import Log
@@ -223,7 +223,9 @@ class Platform:
             "queries": self._make_queries,
             "odoo": self._make_odoo,
         }
-        self._tasks[role] = asyncio.create_task(make[role]().run(), name=f"bss-{role}")
+        made = make[role]()
+        work = self._run_odoo() if role == "odoo" else made.run()
+        self._tasks[role] = asyncio.create_task(work, name=f"bss-{role}")
 
     def _make_bridge(self) -> Runner:
         config = self.config
@@ -302,6 +304,17 @@ class Platform:
             config, self.log, mqtt, measures, _describe(self.setup), self._clock_ms
         )
         return self.odoo
+
+    async def _run_odoo(self) -> None:
+        """The adapter. An Odoo that lets it in no more does not end the other roles here."""
+        assert self.odoo is not None
+        try:
+            await self.odoo.run()
+        except OdooError as error:
+            if self._roles == ["odoo"]:
+                raise
+            logger.error("the odoo adapter has ended, and the other roles go on: %s", error)
+            await self.odoo.stopped.wait()
 
     async def _until_intake(self) -> None:
         """Wait until whoever subscribes has its subscriptions, or a role has failed."""

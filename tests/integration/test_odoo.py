@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import ssl
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from bss_stream import topics
+from bss_stream import tls, topics
 from bss_stream._engine import Engine, partition_for
 from bss_stream.errors import OdooAccessError
 from bss_stream.log.embedded import EmbeddedLog
@@ -33,6 +34,7 @@ from tests.eventually import eventually
 from tests.ledger_chain import PlanLedger, sealed, whole_plan
 from tests.logs import chunk, kafka_options
 from tests.rider_story import hand_over, paid_plan, send
+from tests.servers.certificates import Certificates
 from tests.servers.odoo import (
     DATABASE,
     KEY,
@@ -313,6 +315,16 @@ async def test_a_conflict_in_a_row_is_no_refusal(log: EmbeddedLog, odoo: OdooSer
     assert adapter.counters.unavailable > 0
 
 
+async def test_what_is_too_large_goes_in_parts(log: EmbeddedLog, odoo: OdooServer) -> None:
+    plans = histories(6)
+    await bring(log, plans)
+    odoo.faults.append(Fault("too_large", 3))
+    async with adapting(log, odoo) as adapter:
+        await settled(adapter, plans)
+    check_accounts(odoo, entries(plans))
+    assert adapter.counters.refused.total() == 0
+
+
 async def test_a_server_that_hangs_is_asked_again(log: EmbeddedLog, odoo: OdooServer) -> None:
     plans = histories(4)
     await bring(log, plans)
@@ -478,6 +490,42 @@ async def test_a_key_that_is_refused_ends_the_role(
                 await adapter.until(lambda: False)
         assert KEY not in str(refused.value)
         assert odoo.rows("x_bss_payment") == []
+
+
+FINAL = [
+    (Fault("status", 401, "*"), "does not let this client in"),
+    (Fault("status", 301, "*"), "check odoo.url"),
+    (Fault("error", ("odoo.exceptions.AccessDenied", "Access Denied"), "*"), "refuses this user"),
+    (
+        Fault("error", ("psycopg2.OperationalError", 'database "billing" does not exist'), "*"),
+        "check odoo.database",
+    ),
+]
+
+
+@pytest.mark.parametrize(("fault", "said"), FINAL, ids=lambda one: str(one)[:40])
+async def test_what_no_attempt_mends_ends_the_role(
+    log: EmbeddedLog, odoo: OdooServer, fault: Fault, said: str
+) -> None:
+    odoo.faults.append(fault)
+    assert said in await ended(log, odoo)
+
+
+async def test_odoo_is_trusted_by_its_certificate(
+    log: EmbeddedLog, certificates: Certificates
+) -> None:
+    shown = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    shown.load_cert_chain(certificates.server.cert, certificates.server.key)
+    plans = histories(2)
+    await bring(log, plans)
+    async with OdooServer(tls=shown) as odoo:
+        billing_models(odoo)
+        context = tls.client_context("$.odoo", str(certificates.ca), None, None)
+        async with adapting(log, odoo, tls=context) as adapter:
+            await settled(adapter, plans)
+        check_accounts(odoo, entries(plans))
+        stranger = tls.client_context("$.odoo", None, None, None)
+        assert "signed by nobody who is trusted here" in await ended(log, odoo, tls=stranger)
 
 
 async def test_what_odoo_lacks_is_named(log: EmbeddedLog, odoo: OdooServer) -> None:

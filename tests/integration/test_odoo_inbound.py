@@ -27,7 +27,7 @@ from tests.integration.databases import query
 from tests.integration.test_end_to_end import check, ride
 from tests.integration.test_odoo import put_states
 from tests.integration.test_queries import App, app_on, mqtt_settings
-from tests.platform_processes import CLI, PlatformProcess, audit, embedded_config
+from tests.platform_processes import CLI, PlatformProcess, all_copied, audit, embedded_config
 from tests.servers.odoo import DATABASE, KEY, LOGIN, Fault, OdooServer, Row, billing_models
 from tests.servers.ports import free_port
 
@@ -266,7 +266,7 @@ def suspicious(row: Row) -> str | None:
 
 
 async def test_odoo_has_what_the_ledgers_have_after_a_ride(tmp_path: Path) -> None:
-    """The embedded platform under simulated riders and a restart, Odoo failing now and then and
+    """The embedded platform under simulated riders and a kill, Odoo failing now and then and
     refusing some: to the last cent in the end."""
     async with OdooServer() as odoo:
         billing_models(odoo)
@@ -286,9 +286,10 @@ async def test_odoo_has_what_the_ledgers_have_after_a_ride(tmp_path: Path) -> No
             await odoo.kill()
             await riding
             await odoo.start()
-            assert await platform.end() == 0, platform.log
-            # What it had no time for is written after the next start.
+            await platform.kill()
             await platform.start()
+            await all_copied(config)
+            await all_in_odoo(odoo, Config.load(config).ledger_url().reveal())
             assert await platform.end() == 0, platform.log
         assert "counters do not add up" not in platform.log
         code, output = await audit(config)
@@ -316,10 +317,31 @@ async def test_odoo_has_what_the_ledgers_have_after_a_ride(tmp_path: Path) -> No
         assert "ACTIVE" in statuses.values()
 
 
+async def all_in_odoo(odoo: OdooServer, url: str) -> None:
+    """Wait until Odoo has every payment, and all usage that is not suspicious."""
+    ((payments, usage),) = query(
+        url,
+        f"SELECT sum(kind IN {PAYMENTS}), sum(kind IN {USED} OR kind IN {GRANTED} "
+        f"OR kind = 'quota_shortfall') - sum((kind IN {USED} OR kind IN {GRANTED} "
+        "OR kind = 'quota_shortfall') AND seq % 3 = 0) FROM ledger_entries",
+    )
+
+    def found() -> tuple[int, int]:
+        unsuspicious = sum(suspicious(row) is None for row in odoo.rows("x_bss_usage"))
+        return len(odoo.rows("x_bss_payment")), unsuspicious
+
+    await eventually(lambda: found() == (payments, usage), WAIT_S)
+
+
 RECEIVED = (
     "('deposit', 'renewal', 'renewal_payment', 'service_payment', 'final_payment', 'settlement', "
     "'reversal')"
 )
+
+
+PAYMENTS = f"{RECEIVED[:-1]}, 'refund', 'overage_charge', 'renewal_from_credit')"
+USED = "('quota_used', 'late_issue')"
+GRANTED = "('quota_granted', 'topup_applied', 'quota_adjusted', 'quota_expired')"
 
 
 def check_against_ledgers(odoo: OdooServer, url: str) -> None:
@@ -343,10 +365,7 @@ def check_against_ledgers(odoo: OdooServer, url: str) -> None:
     assert len(paid) > 50
 
     units: dict[tuple[str, str, str], int] = {}
-    for what, kinds in (
-        ("used", "('quota_used','late_issue')"),
-        ("granted", "('quota_granted','topup_applied','quota_adjusted','quota_expired')"),
-    ):
+    for what, kinds in (("used", USED), ("granted", GRANTED)):
         for plan_id, service_id, total in query(
             url,
             "SELECT plan_id, service_id, sum(CASE kind WHEN 'quota_expired' THEN -units "
@@ -363,3 +382,20 @@ def check_against_ledgers(odoo: OdooServer, url: str) -> None:
             metered[row["x_plan_id"], row["x_service_id"], what] += int(number)
     assert {k: v for k, v in metered.items() if v} == {k: v for k, v in units.items() if v}
     assert sum(v for (_, _, what), v in units.items() if what == "used") > 100
+
+
+async def test_an_odoo_that_lets_nobody_in_ends_the_adapter_alone(tmp_path: Path) -> None:
+    async with OdooServer() as odoo:
+        billing_models(odoo)
+        odoo.key = "another"
+        port = free_port()
+        config = embedded_config(tmp_path, port)
+        config.write_text(config.read_text() + odoo_config(odoo, tmp_path))
+        async with PlatformProcess(config, "run") as platform:
+            said = "the odoo adapter has ended, and the other roles go on"
+            await eventually(lambda: said in platform.log, WAIT_S)
+            check(await ride(port, "n1", seconds=4, rate=40, plans=60), met=frozenset({"ok"}))
+            assert await platform.end() == 0, platform.log
+        assert KEY not in platform.log
+        code, output = await audit(config)
+        assert code == 0, output

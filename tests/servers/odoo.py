@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import json
 import re
+import ssl
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -75,7 +76,8 @@ class Fault:
     """What becomes of one call."""
 
     kind: str
-    """`status`, `html`, `error`, `drop_before`, `drop_after`, `hang`, `die_before`, `die_after`."""
+    """`status`, `html`, `error`, `too_large` (for more rows than that), `drop_before`,
+    `drop_after`, `hang`, `die_before`, `die_after`."""
     value: Any = None
     method: str = "load"
     """Other calls pass it by."""
@@ -91,9 +93,10 @@ BASE_FIELDS: Final = {
 class OdooServer:
     """One database behind an HTTP port of the loopback."""
 
-    def __init__(self, *, version: int = 17) -> None:
+    def __init__(self, *, version: int = 17, tls: ssl.SSLContext | None = None) -> None:
         self.port = free_port()
         self.version = version
+        self.tls = tls
         self.models: dict[str, Model] = {}
         self.external_ids: dict[str, tuple[str, int]] = {}
         self.key = KEY
@@ -111,7 +114,7 @@ class OdooServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{'http' if self.tls is None else 'https'}://127.0.0.1:{self.port}"
 
     def model(self, name: str, /, **fields: Field) -> Model:
         """Make a model."""
@@ -132,7 +135,7 @@ class OdooServer:
 
     async def start(self) -> None:
         """Listen."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, ssl=self.tls)
 
     async def kill(self) -> None:
         """Be gone at once: connections break, and what is not committed is lost."""
@@ -259,7 +262,7 @@ class OdooServer:
         self.calls[method] += 1
         fault = self._next_fault(method)
         if fault is not None:
-            await self._before(fault)
+            await self._before(fault, len(named.get("data", ())))
         public = getattr(self, f"_do_{method}", None)
         if public is None:
             message = f"The method '{model}.{method}' does not exist"
@@ -283,7 +286,7 @@ class OdooServer:
             return self.faults.popleft()
         return None
 
-    async def _before(self, fault: Fault) -> None:
+    async def _before(self, fault: Fault, rows: int) -> None:
         match fault.kind:
             case "status":
                 raise _Answered(fault.value, b"<html><h1>Bad Gateway</h1></html>")
@@ -291,6 +294,9 @@ class OdooServer:
                 raise _Answered(200, b"<html>maintenance</html>")
             case "error":
                 raise OdooException(*fault.value)
+            case "too_large" if rows > fault.value:
+                self.faults.appendleft(fault)
+                raise _Answered(413, b"<h1>Request Entity Too Large</h1>")
             case "drop_before":
                 raise Hang
             case "die_before":

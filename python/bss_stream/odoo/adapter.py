@@ -59,6 +59,8 @@ class OdooAdapter:
         self.counters = OdooCounters()
         self.ready = asyncio.Event()
         """Set once the broker has the subscription."""
+        self.stopped = asyncio.Event()
+        """Set once it is told to stop."""
         self.client = OdooClient(connection)
         self._settings = settings
         self._intake = MqttClient(mqtt)
@@ -83,11 +85,10 @@ class OdooAdapter:
             is_due_here=lambda: self._outbound.is_first,
             clock_ms=clock_ms,
         )
-        self._stopping = asyncio.Event()
 
     def stop(self) -> None:
         """Have `run` end once Odoo has what the log holds, or after the drain time."""
-        self._stopping.set()
+        self.stopped.set()
         self._outbound.stop()
         self._queries.stop()
         self._reconciliation.stop()
@@ -105,7 +106,7 @@ class OdooAdapter:
         MqttError when a client fails for good, and what a consumer of the log raises for good.
         """
         try:
-            if not await done_unless_stopped(self._connect(), self._stopping):
+            if not await done_unless_stopped(self._connect(), self.stopped):
                 return
             await _side_by_side(self._outbound.run(), self._inbound())
         finally:
@@ -118,12 +119,12 @@ class OdooAdapter:
 
     async def _until_checked(self) -> None:
         pause_s = self._settings.outbound.backoff_min_s
-        while not self._stopping.is_set():
+        while not self.stopped.is_set():
             try:
                 await self._payments.check()
             except OdooUnavailableError:
                 # Outbound makes the same attempts, and says so.
-                await pause(pause_s, self._stopping)
+                await pause(pause_s, self.stopped)
                 pause_s = min(pause_s * 2, self._settings.outbound.backoff_max_s)
             else:
                 return

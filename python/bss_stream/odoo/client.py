@@ -68,6 +68,15 @@ PASSING: Final = frozenset(
 )
 """Exceptions in Odoo that say nothing about the call: it may well succeed later."""
 
+PASSING_STATUSES: Final = (
+    HTTPStatus.REQUEST_TIMEOUT,
+    HTTPStatus.TOO_EARLY,
+    HTTPStatus.TOO_MANY_REQUESTS,
+)
+"""Beside those of 500 and above."""
+
+_NO_DATABASE: Final = re.compile('database ".*" does not exist')
+
 _PASSING_MESSAGE: Final = re.compile(
     "could not serialize access|deadlock detected|could not obtain lock|due to lock timeout"
     "|due to statement timeout|current transaction is aborted"
@@ -229,9 +238,12 @@ class OdooClient:
     def _no_answer(self, status: int) -> Exception:
         """The error for an answer that does not come from Odoo's models."""
         text = f"Odoo at {self._to.url} answers with HTTP status {status} and no result"
+        if status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+            # Fewer rows may get through.
+            return OdooRefusedError(text)
         if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             return OdooAccessError(f"{text}: something before Odoo does not let this client in")
-        if status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+        if 300 <= status < 500 and status not in PASSING_STATUSES:
             return OdooAccessError(f"{text}: check odoo.url, odoo.api and odoo.database")
         return OdooUnavailableError(text)
 
@@ -243,6 +255,8 @@ class OdooClient:
             return OdooAccessError(f"Odoo refuses this user: {text}")
         if name == "werkzeug.exceptions.NotFound" or message.startswith("404"):
             return OdooAccessError(f"{text}: check odoo.api, odoo.database and the models' names")
+        if _NO_DATABASE.search(message):
+            return OdooAccessError(f"{text}: check odoo.database")
         if name in PASSING or is_passing(message):
             return OdooUnavailableError(text)
         return OdooRefusedError(text)
