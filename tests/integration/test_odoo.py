@@ -15,7 +15,7 @@ import pytest
 
 from bss_stream import tls, topics
 from bss_stream._engine import Engine, partition_for
-from bss_stream.errors import OdooAccessError
+from bss_stream.errors import BssStreamError, OdooAccessError
 from bss_stream.log.embedded import EmbeddedLog
 from bss_stream.log.kafka import KafkaLog
 from bss_stream.log.protocol import Log
@@ -392,6 +392,36 @@ async def test_a_stopped_adapter_goes_on_where_odoo_had_accepted(
             lambda: adapter.counters.records + seen >= sum(len(plan.entries) for plan in plans)
         )
     check_accounts(odoo, entries(plans))
+
+
+async def test_what_was_given_up_at_a_stop_comes_again(log: EmbeddedLog, odoo: OdooServer) -> None:
+    """A batch that hangs is given up, and nothing behind it is committed over it."""
+    plans = [PlanLedger()]
+    for amount in range(600):
+        plans[0].deposit(amount)
+    await bring(log, plans)
+    for _ in range(2):
+        odoo.faults.append(Fault("hang"))
+        async with adapting(log, odoo, settings=QUICK._replace(drain_timeout_s=0.5)) as adapter:
+            await adapter.until(lambda: not odoo.faults)
+    async with adapting(log, odoo) as adapter:
+        await adapter.until(lambda: in_odoo(odoo) >= billed(plans))
+    check_accounts(odoo, entries(plans))
+    assert in_odoo(odoo) == billed(plans)
+
+
+async def test_a_later_state_stops_the_adapter(log: EmbeddedLog, odoo: OdooServer) -> None:
+    with Playground() as play:
+        paid_plan(play)
+    appender = await log.appender()
+    state = next(one for one in play.produced if one.topic == topics.STATE_PLAN)
+    later = bytes([state.value[0] + 1]) + state.value[1:]
+    await appender.append([chunk(state.topic, state.partition, (state.key, later))])
+    await appender.close()
+    with pytest.raises(BssStreamError, match="upgrade"):
+        async with adapting(log, odoo) as adapter:
+            await adapter.until(lambda: False)
+    assert await refusals.standing(log) == ([], 0)
 
 
 def odd(row: Row) -> str | None:

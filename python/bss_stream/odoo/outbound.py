@@ -6,6 +6,7 @@ always the same, and found again by its external id; a plan's state is written a
 
 import asyncio
 import logging
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import msgspec
 
 from bss_stream import topics
 from bss_stream._engine import unpack
-from bss_stream.errors import LogError, OdooUnavailableError
+from bss_stream.errors import BssStreamError, LogError, OdooUnavailableError
 from bss_stream.log.protocol import Appender, Consumer, Fetched, Log, Offsets, TopicPartition
 from bss_stream.odoo import refusals
 from bss_stream.odoo.billing import Kind, Measures, Record, UnmappableError, of_entry, of_state
@@ -37,6 +38,9 @@ KNOWN_MAX: Final = 100_000
 
 UNMAPPED: Final = "entry"
 """Under this name a refusal keeps an entry that could not be mapped at all."""
+
+_LATER: Final = re.compile("state version [0-9]+ is unknown")
+"""The engine's words for a state that nothing may pass over."""
 
 Describe = Callable[[str, bytes, bytes], bytes]
 """`_engine.Engine.describe_state`: state topic, key and value to JSON."""
@@ -113,11 +117,12 @@ class Outbound:
         """Write until stopped; join the group anew, with growing pauses, after a LogError.
 
         Raises OdooAccessError when Odoo does not let this user in or lacks what it needs,
-        OffsetOutOfRangeError, LogAccessError, NewerVersionError.
+        OffsetOutOfRangeError, LogAccessError, and NewerVersionError or BssStreamError for what a
+        later program has written.
         """
         appender = await self._log.appender()
         try:
-            if await self._persist(self._upserts.check) is not None:
+            if await self._checked():
                 await work_and_rejoin(
                     "odoo adapter",
                     lambda: self._work(appender),
@@ -128,17 +133,17 @@ class Outbound:
         finally:
             await appender.close()
 
-    async def _persist(self, call: Callable[[], Any]) -> bool | None:
-        """Make a call until it works; None when stopped before."""
+    async def _checked(self) -> bool:
+        """Whether Odoo has what is needed; False when stopped before it could be asked."""
         pause_s = self._settings.backoff_min_s
         while not self._stopping.is_set():
             try:
-                await call()
+                await self._upserts.check()
             except OdooUnavailableError as error:
                 pause_s = await self._wait(error, pause_s)
             else:
                 return True
-        return None
+        return False
 
     def _count_rejoin(self) -> None:
         self._counters.rejoined += 1
@@ -150,9 +155,12 @@ class Outbound:
         try:
             while not self._past_drain_time():
                 fetched = await consumer.poll(self._settings.records_max, POLL_S)
-                if fetched:
-                    await self._settle(consumer, appender, fetched)
-                elif await self._drained(consumer):
+                if not fetched:
+                    if await self._drained(consumer):
+                        return
+                elif not await self._settle(consumer, appender, fetched):
+                    # What comes behind must not be committed over it.
+                    logger.warning("stopped with records that Odoo has not taken")
                     return
         finally:
             self._consumer = None
@@ -175,15 +183,18 @@ class Outbound:
 
     async def _settle(
         self, consumer: Consumer, appender: Appender, fetched: Sequence[Fetched]
-    ) -> None:
-        """Have Odoo take a batch, or keep what it refuses, and commit."""
+    ) -> bool:
+        """Have Odoo take a batch, or keep what it refuses, and commit.
+
+        False when stopped before that worked. True also when the group has shared out anew: reading
+        goes on from what is committed then.
+        """
         read_at = self._rebalances
         pause_s = self._settings.backoff_min_s
         while not self._past_drain_time():
             async with self._attempt:
                 if self._rebalances != read_at:
-                    # The group has shared out anew, and reading goes on from what is committed.
-                    return
+                    return True
                 batch = self._sorted_out(fetched)
                 try:
                     refused = await unless_stopped(
@@ -194,11 +205,12 @@ class Outbound:
                 except OdooUnavailableError as error:
                     failure = error
                 else:
-                    if refused is not None:
-                        await self._commit(consumer, appender, batch, refused)
-                    return
+                    if refused is None:
+                        return False
+                    await self._commit(consumer, appender, batch, refused)
+                    return True
             pause_s = await self._wait(failure, pause_s)
-        logger.warning("stopped with records that Odoo has not taken")
+        return False
 
     async def _wait(self, error: OdooUnavailableError, pause_s: float) -> float:
         """Pause after an attempt in vain; how long to pause after the next one."""
@@ -303,10 +315,13 @@ class Outbound:
 
 
 def state_record(describe: Describe, plan_id: str, value: bytes, source: str) -> Record:
-    """The record of a changelog's value. Raises UnmappableError where the set-up cannot read it."""
+    """The record of a changelog's value. Raises UnmappableError where the set-up cannot read it,
+    BssStreamError for one that a later program has written."""
     try:
         described = describe(topics.STATE_PLAN, plan_id.encode(), value)
     except ValueError as error:
+        if _LATER.search(str(error)):
+            raise BssStreamError(f"the state of plan {plan_id}: {error}") from error
         raise UnmappableError(f"the state of plan {plan_id}: {error}") from error
     return of_state(plan_id, msgspec.json.decode(described, type=dict[str, Any]), source)
 
