@@ -15,11 +15,11 @@ from bss_stream.cli import running
 from bss_stream.cli.options import ConfigPath
 from bss_stream.clock import epoch_ms
 from bss_stream.config import Config
+from bss_stream.echo import rfc3339
 from bss_stream.errors import ConfigError
 from bss_stream.odoo import extra, refusals
 from bss_stream.odoo.billing import Measures
 from bss_stream.odoo.refusals import LISTED_MAX, Refusal
-from bss_stream.queries.wire import rfc3339
 from bss_stream.roles import open_log
 from bss_stream.setup import compile_setup
 

@@ -13,13 +13,13 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from bss_stream.echo import rfc3339
 from bss_stream.errors import OdooUnavailableError
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message
 from bss_stream.odoo.billing import Measures, UnmappableError, odoo_time
 from bss_stream.odoo.counters import OdooCounters
 from bss_stream.odoo.payments import INVOICES_MAX, PAID, Domain, Invoice, Payments, exact
-from bss_stream.queries.wire import rfc3339
 from bss_stream.setup.documents import is_id
 from bss_stream.stopping import pause, unless_stopped
 

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from bss_stream.echo import rfc3339
 from bss_stream.errors import OdooRefusedError, OdooUnavailableError
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, Received
@@ -115,7 +116,7 @@ class StatusQueries:
             # What one rider asks must not end the answers to all others.
             logger.error("payments of plan %s are not told: %s", asked.plan_id, error)
             return "unreadable", None
-        told = {"as_of": wire.rfc3339(now_ms), "payments": payments}
+        told = {"as_of": rfc3339(now_ms), "payments": payments}
         return "ok", wire.answered(reading, told, now_ms)
 
     async def _states(self, asked: PaymentStatus) -> list[dict[str, object]]:
