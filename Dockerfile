@@ -12,7 +12,7 @@ FROM python:3.13-slim-bookworm
 RUN useradd --system --create-home bss
 COPY --from=build /wheels /wheels
 COPY constraints.txt /wheels/
-RUN pip install --no-cache-dir -c /wheels/constraints.txt "$(ls /wheels/*.whl)[postgres]" \
+RUN pip install --no-cache-dir -c /wheels/constraints.txt "$(ls /wheels/*.whl)[odoo,postgres]" \
     && rm -r /wheels
 USER bss
 WORKDIR /home/bss
