@@ -14,18 +14,19 @@ from typing import Final, Self
 
 import msgspec
 
-from bss_stream.errors import BssStreamError, ConfigError, MqttError
+from bss_stream.errors import BssStreamError, MqttError
 from bss_stream.mqtt.messages import MqttSettings
 from bss_stream.simulate.config import SimulationConfig
 from bss_stream.simulate.simulation import Simulation, check_run
 from bss_stream.simulate.tally import Snapshot
+from bss_stream.tls import ClientFiles
 
 _LINE_BYTES_MAX: Final = 8 * 1024 * 1024
 _STOP_TIMEOUT_S: Final = 15.0
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a child is asked to do. The broker is reached without TLS."""
+    """What a child is asked to do."""
 
     setup: msgspec.Raw
     host: str
@@ -33,6 +34,7 @@ class Job(msgspec.Struct, frozen=True):
     client_id: str
     username: str | None
     password: str | None
+    tls: ClientFiles | None
     config: SimulationConfig
     duration_s: float | None
     plans_done: int | None
@@ -50,7 +52,8 @@ class SimulatorProcess:
     """A child process that runs one simulation: an asynchronous context manager.
 
     Arguments are those of Simulation and its `run`; a snapshot comes every `interval_s`.
-    Raises ConfigError for what Simulation refuses, and for a broker with TLS.
+    `tls` are the files of a broker with TLS: the child makes its own context of them.
+    Raises ConfigError for what Simulation refuses.
     """
 
     def __init__(
@@ -59,13 +62,13 @@ class SimulatorProcess:
         broker: MqttSettings,
         config: SimulationConfig,
         *,
+        tls: ClientFiles | None = None,
         duration_s: float | None = None,
         plans_done: int | None = None,
         interval_s: float = 1.0,
     ) -> None:
         check_run(setup, config)
-        if broker.tls is not None:
-            raise ConfigError(["simulation: a process of its own reaches its broker without TLS"])
+        assert (broker.tls is None) == (tls is None), "a context, and the files that it is made of"
         self._job = Job(
             # Models stand in the setup as they stand in their files, with line ends in them.
             msgspec.Raw(msgspec.json.format(setup, indent=-1)),
@@ -74,6 +77,7 @@ class SimulatorProcess:
             broker.client_id,
             broker.username,
             broker.password,
+            tls,
             config,
             duration_s,
             plans_done,
@@ -143,6 +147,7 @@ async def _serve(job: Job, stdin: asyncio.StreamReader) -> None:
         client_id=job.client_id,
         username=job.username,
         password=job.password,
+        tls=None if job.tls is None else job.tls.context(),
     )
     simulation = Simulation(bytes(job.setup), broker, job.config)
     loop = asyncio.get_running_loop()
