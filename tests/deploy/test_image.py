@@ -1,4 +1,4 @@
-"""The image: its Dockerfile by the linter, and what it installs against what everybody else does."""
+"""The image: its Dockerfile by the linter, and what it installs against what the tests use."""
 
 import fnmatch
 import re
