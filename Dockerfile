@@ -51,9 +51,16 @@ COPY --from=installed /opt/bss /opt/bss
 ENV PATH=/opt/bss/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    BSS_DATA_DIR=/var/lib/bss
+    BSS_DATA_DIR=/var/lib/bss \
+    BSS_HTTP__HOST=0.0.0.0 \
+    BSS_HTTP__PORT=9464 \
+    BSS_LOGGING__FORMAT=json
 # By number, so that Kubernetes can tell that it is not root.
 USER 10001:10001
 WORKDIR /var/lib/bss
 STOPSIGNAL SIGTERM
+EXPOSE 9464
+# Of a role; other commands answer nothing here and need --no-healthcheck.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:9464/healthz', timeout=4)"]
 ENTRYPOINT ["bss-stream"]

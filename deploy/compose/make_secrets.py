@@ -55,6 +55,7 @@ def _files(mqtt: Mapping[str, str], database: Mapping[str, str]) -> Iterator[tup
     yield "mosquitto-acl", acl + SIMULATOR
     for user, password in database.items():
         yield f"postgres-{user}", password
+    yield "grafana-admin", secrets.token_urlsafe(24)
     for user in DATABASE_USERS:
         # Between containers of one host, on a network of their own.
         dsn = f"postgresql://{user}:{database[user]}@{DATABASE}?sslmode=disable"

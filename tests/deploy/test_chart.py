@@ -32,6 +32,10 @@ VARIANTS: Final = {
     "scaled by KEDA": ("autoscaling.kind=keda", "autoscaling.maxReplicas=6"),
     "scaled by KEDA without users": ("autoscaling.kind=keda", *PLAIN),
     "without policies": ("networkPolicy.enabled=false",),
+    "with the operator": (
+        "serviceMonitor.enabled=true",
+        "serviceMonitor.labels.of=ours",
+    ),
     "with settings": (
         'settings.BSS_ENGINE__THREADS="2"',
         'roles.processor.settings.BSS_PROCESSOR__BATCH_RECORDS_MAX="1000"',
@@ -159,6 +163,24 @@ def test_a_role_has_the_secrets_that_it_reads_and_no_others(manifests: list[Mani
         ca = {file for file in read if file.endswith("ca.pem")}
         assert given - ca == read - ca, role
         assert all(key == role for _, key, path in projected(workload) if path != "ca.pem")
+
+
+def test_probes_ask_where_the_program_answers(manifests: list[Manifest]) -> None:
+    for role, workload in workloads(manifests).items():
+        config = Config.load(env=environment(manifests, workload))
+        (container,) = pod(workload)["containers"]
+        ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+        assert ports[container["livenessProbe"]["httpGet"]["port"]] == config.http.port, role
+        assert container["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+        assert container["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+        assert config.http.host == "0.0.0.0"
+    for one in of_kind(manifests, "ServiceMonitor"):
+        wanted = one["spec"]["selector"]["matchLabels"]
+        services = of_kind(manifests, "Service")
+        assert len(services) == len(ROLES)
+        for service in services:
+            assert wanted.items() <= service["metadata"]["labels"].items()
+            assert service["spec"]["ports"][0]["name"] == one["spec"]["endpoints"][0]["port"]
 
 
 def test_names_stay_where_something_is_found_again_by_them(manifests: list[Manifest]) -> None:

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
 from typer.main import get_command
 
 from bss_stream.cli.main import app
@@ -85,6 +86,23 @@ def test_a_role_is_given_the_time_that_its_end_takes(model: dict[str, Any]) -> N
         assert grace_s * 1000 > 2 * config.log.kafka.commit_timeout_ms, name
         assert service["read_only"], name
         assert service["cap_drop"] == ["ALL"], name
+
+
+def test_prometheus_finds_every_role(model: dict[str, Any]) -> None:
+    text = (ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text(encoding="utf-8")
+    (scraped,) = yaml.safe_load(text)["scrape_configs"]
+    (found,) = scraped["dns_sd_configs"]
+    named = {
+        alias: service
+        for name, service in ours(model).items()
+        for alias in (name, *((service["networks"]["default"] or {}).get("aliases", ())))
+    }
+    assert {named[name]["command"][0] for name in found["names"]} == {
+        *("bridge", "process", "publish", "sink", "query")
+    }
+    for name in found["names"]:
+        config = Config.load(env=named[name]["environment"])
+        assert (config.http.host, config.http.port) == ("0.0.0.0", found["port"])
 
 
 def test_processors_have_names_and_checkpoints_of_their_own(model: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -17,7 +18,7 @@ from bss_stream.config import Config
 from tests.deploy.compose import SECRETS, ours
 from tests.deploy.tools import ROOT
 from tests.integration.databases import query
-from tests.platform_processes import CLI, READY, all_copied, come_to_rest, servers_config
+from tests.platform_processes import CLI, all_copied, come_to_rest, servers_config
 from tests.servers.mosquitto import MosquittoFactory
 from tests.servers.ports import free_port
 from tests.servers.postgres import PostgresServer
@@ -40,8 +41,11 @@ BROKER_FILES: Final = {
 class Service:
     """A service as a process here."""
 
-    def __init__(self, name: str, command: list[str], env: dict[str, str], folder: Path) -> None:
+    def __init__(
+        self, name: str, command: list[str], env: dict[str, str], probe: list[str], folder: Path
+    ) -> None:
         self.name = name
+        self._probe = probe
         self._command = command
         self._env = {key: value for key, value in os.environ.items() if key[:4] != "BSS_"} | env
         self._log = folder / f"{name}.log"
@@ -53,13 +57,19 @@ class Service:
                 *CLI, *self._command, env=self._env, stdout=log, stderr=log
             )
 
-    async def running(self) -> None:
-        """Wait until it says so."""
+    async def healthy(self) -> None:
+        """Wait until its health check says so."""
         async with asyncio.timeout(START_S):
-            while READY not in self._log.read_bytes():
+            while await self._asked() != 0:
                 assert self._process is not None
                 assert self._process.returncode is None, self._log.read_text()
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.2)
+
+    async def _asked(self) -> int:
+        asking = await asyncio.create_subprocess_exec(
+            sys.executable, *self._probe, stderr=asyncio.subprocess.DEVNULL
+        )
+        return await asking.wait()
 
     def stop(self) -> None:
         assert self._process is not None
@@ -139,8 +149,12 @@ async def test_the_services_work_together(
     def service(name: str, *more: str) -> Service:
         found = ours(model)[name]
         env = {key: local(here.get(value, value)) for key, value in found["environment"].items()}
-        env |= apart | {"BSS_DATA_DIR": str(tmp_path / name)}
-        return Service(name, [*found["command"], *more], env, tmp_path)
+        listens = str(free_port())
+        env |= apart | {"BSS_DATA_DIR": str(tmp_path / name), "BSS_HTTP__PORT": listens}
+        command, *probe = found["healthcheck"].get("test", ["CMD", "python"])[1:]
+        assert command == "python"
+        probe = [one.replace(found["environment"]["BSS_HTTP__PORT"], listens) for one in probe]
+        return Service(name, [*found["command"], *more], env, probe, tmp_path)
 
     roles = [service(name) for name in ours(model) if name != "simulator"]
     riders = service("simulator", "--duration", "5", "--rate", "20", "--plans", "40")
@@ -150,7 +164,7 @@ async def test_the_services_work_together(
         for one in roles:
             await one.start()
         for one in roles:
-            await one.running()
+            await one.healthy()
         await riders.start()
         await riders.ends_well(RIDE_S)
         await come_to_rest(reading)

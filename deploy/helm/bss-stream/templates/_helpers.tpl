@@ -127,6 +127,19 @@ spec:
         {{- end }}
       envFrom:
         - configMapRef: {name: {{ .root.Release.Name }}-config}
+      ports:
+        - {name: http, containerPort: 9464}
+      livenessProbe:
+        httpGet: {path: /healthz, port: http}
+        initialDelaySeconds: 30
+        periodSeconds: 10
+        timeoutSeconds: 5
+        failureThreshold: 6
+      # Of a processor, once its shards are restored: a rollout goes on then.
+      readinessProbe:
+        httpGet: {path: /readyz, port: http}
+        periodSeconds: 5
+        timeoutSeconds: 5
       securityContext:
         allowPrivilegeEscalation: false
         readOnlyRootFilesystem: true
