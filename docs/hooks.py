@@ -46,7 +46,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         if not _is_outside(target, Path(config.docs_dir)):
             return link[0]
         up = "../" * page.file.src_uri.count("/")
-        return f"]({up}{_copy(target)}{link[2] or ''})"
+        there = PAGES.get(target.relative_to(ROOT).as_posix()) or _copy(target)
+        return f"]({up}{there}{link[2] or ''})"
 
     return LINK.sub(inside, markdown)
 

@@ -265,7 +265,7 @@ def test_services_budgets_and_policies_select_a_role_s_pods(manifests: list[Mani
 
 
 def test_a_policy_lets_a_role_reach_its_servers_alone() -> None:
-    policies = of_kind(render(), "NetworkPolicy")
+    policies = of_kind(render("networkPolicy.otherPorts=[4318]"), "NetworkPolicy")
     open_to = {
         one["metadata"]["name"].removeprefix("bss-"): {
             port["port"] for rule in one["spec"]["egress"] for port in rule["ports"]
@@ -273,9 +273,9 @@ def test_a_policy_lets_a_role_reach_its_servers_alone() -> None:
         for one in policies
     }
     assert open_to == {
-        "bridge": {53, 9093, 8883},
-        "processor": {53, 9093},
-        "publisher": {53, 9093, 8883},
-        "sink": {53, 9093, 5432},
-        "queries": {53, 8883, 5432},
+        "bridge": {53, 4318, 9093, 8883},
+        "processor": {53, 4318, 9093},
+        "publisher": {53, 4318, 9093, 8883},
+        "sink": {53, 4318, 9093, 5432},
+        "queries": {53, 4318, 8883, 5432},
     }
