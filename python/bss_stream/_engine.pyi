@@ -11,6 +11,7 @@ __all__ = [
     "OutputChunk",
     "Router",
     "check_model",
+    "clean_trace",
     "events",
     "first_received_ms",
     "last_received_ms",
@@ -76,7 +77,10 @@ def first_received_ms(data: bytes) -> int | None:
     """When the first signal of a chunk was received, in epoch ms; None if it has no frame."""
 
 def traced(data: bytes) -> list[tuple[int, str, str, str]]:
-    """The signals of a chunk that have a trace: place, event, correlation, trace."""
+    """The signals of a chunk that have a trace: place, event, correlation id, trace."""
+
+def clean_trace(trace: str) -> str:
+    """A text if it is a W3C traceparent of version 00, else an empty one."""
 
 def check_model(file: str, data: bytes) -> str:
     """Compile a plan model and return its id. ValueError has one line a fault."""

@@ -228,8 +228,8 @@ class Tracing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     endpoint: Annotated[
         str, Meta(pattern=r"^https?://\S+\Z", description="an http or https URL")
     ] = "http://127.0.0.1:4318/v1/traces"
-    """Where spans are sent, by OTLP over HTTP; the environment's OTEL_EXPORTER_OTLP_HEADERS has what
-    the collector asks for."""
+    """Where spans are sent, by OTLP over HTTP; the environment's OTEL_EXPORTER_OTLP_HEADERS has
+    what the collector asks for."""
 
 
 class SetupFiles(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

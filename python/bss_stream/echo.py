@@ -3,6 +3,8 @@
 from importlib.metadata import version
 from typing import Final
 
+from bss_stream.tracing import properties
+
 ECHO_EXPIRY_S: Final = 300
 """A client has given up on its request by then (it waits 30 s and asks again)."""
 
@@ -14,3 +16,8 @@ ECHO_PROPERTIES: Final = (
     ("application", "abs-platform"),
 )
 """User properties."""
+
+
+def echo_properties(trace: str) -> tuple[tuple[str, str], ...]:
+    """The user properties of an echo of a request with this trace, or without one."""
+    return ECHO_PROPERTIES + properties(trace)

@@ -26,7 +26,7 @@ from bss_stream.counters import (
     sizes,
     unbalanced,
 )
-from bss_stream.echo import ECHO_EXPIRY_S, ECHO_PROPERTIES
+from bss_stream.echo import ECHO_EXPIRY_S, echo_properties
 from bss_stream.errors import FrameError
 from bss_stream.frames import (
     DeadLetter,
@@ -39,7 +39,7 @@ from bss_stream.log.protocol import Appender, Chunk, Consumer, Fetched, Log, Top
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings, Refusal
 from bss_stream.stopping import done_unless_stopped, unless_stopped, work_and_rejoin
-from bss_stream.tracing import OFF, PROPERTY, Spans, Tracing
+from bss_stream.tracing import OFF, Spans, Tracing, properties
 
 __all__ = ["Publisher", "PublisherCounters", "PublisherSettings"]
 
@@ -103,13 +103,8 @@ def to_message(frame: OutboxMessage) -> Message:
         retain=frame.retain,
         correlation=frame.correlation.encode() or None,
         expiry_s=frame.expiry_s or (ECHO_EXPIRY_S if echo else None),
-        user_properties=_properties(echo, frame.trace),
+        user_properties=echo_properties(frame.trace) if echo else properties(frame.trace),
     )
-
-
-def _properties(echo: bool, trace: str) -> tuple[tuple[str, str], ...]:
-    own = ECHO_PROPERTIES if echo else ()
-    return (*own, (PROPERTY, trace)) if trace else own
 
 
 class _Stamped(msgspec.Struct):

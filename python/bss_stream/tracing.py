@@ -18,6 +18,11 @@ def traceparent(user_properties: Iterable[tuple[str, str]]) -> str | None:
     return next((value for name, value in user_properties if name == PROPERTY), None)
 
 
+def properties(trace: str) -> tuple[tuple[str, str], ...]:
+    """The user properties that carry a trace on; none for an empty one."""
+    return ((PROPERTY, trace),) if trace else ()
+
+
 class Spans:
     """The spans of one batch, which end together."""
 

@@ -66,13 +66,9 @@ def test_a_distribution_counts_each_value_once() -> None:
     distribution = Distribution(BATCHES)
     for value, times in ((1, 3), (2, 1), (3, 1), (10_001, 2), (-5, 1)):
         distribution.observe(value, times)
-    assert dict(zip((*BATCHES, "more"), distribution.counts, strict=True)) == {
-        **dict.fromkeys(BATCHES, 0),
-        1: 4,
-        2: 1,
-        5: 1,
-        "more": 2,
-    }
+    counts = zip(BATCHES, distribution.counts, strict=False)
+    assert [(bound, count) for bound, count in counts if count] == [(1, 4), (2, 1), (5, 1)]
+    assert distribution.counts[-1] == 2
     assert distribution.total == 3 + 2 + 3 + 20_002
     counters = BridgeCounters()
     counters.append_s.observe(0.1)

@@ -8,10 +8,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from bss_stream import _engine
-from bss_stream.echo import ECHO_EXPIRY_S, ECHO_PROPERTIES
+from bss_stream.echo import ECHO_EXPIRY_S, echo_properties
 from bss_stream.mqtt.messages import Message, Received, Subscription
 from bss_stream.setup import Limits
 from bss_stream.setup.documents import is_id
+from bss_stream.tracing import traceparent
 
 PAYLOAD_BYTES_MAX: Final = Limits().payload_bytes_max
 CORRELATION_BYTES_MAX: Final = 128
@@ -108,6 +109,8 @@ class Reading(NamedTuple):
     """Empty if nothing in the message can be one."""
     plan_id: str | None
     request: Request | Rejection
+    trace: str = ""
+    """The trace of the message, which its echo has, too."""
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -161,16 +164,17 @@ def read(route: Route, message: Received) -> Reading:
     Time stamps are not looked at: a query changes nothing, and a rider whose phone has the wrong
     time may look at the balance all the same.
     """
+    trace = _engine.clean_trace(traceparent(message.user_properties) or "")
     envelope = _decode(route.query, message.payload)
     if isinstance(envelope, Rejection):
         told = _named(message.payload) or _correlation(message.correlation)
-        return Reading(route, told, route.plan_id, envelope)
+        return Reading(route, told, route.plan_id, envelope, trace)
     told = envelope.correlation_id or ""
     if not _is_clean(told):
         told = _correlation(message.correlation)
     fault = _fault(route, envelope)
     plan_id = route.plan_id or (envelope.plan_id if is_id(envelope.plan_id) else None)
-    return Reading(route, told, plan_id, fault or _request(route, envelope))
+    return Reading(route, told, plan_id, fault or _request(route, envelope), trace)
 
 
 def _decode(query: Query, payload: bytes) -> Any:
@@ -321,7 +325,7 @@ def _echo(
         payload=msgspec.json.encode(body),
         correlation=reading.correlation_id.encode() or None,
         expiry_s=ECHO_EXPIRY_S,
-        user_properties=ECHO_PROPERTIES,
+        user_properties=echo_properties(reading.trace),
     )
 
 

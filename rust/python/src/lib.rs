@@ -11,6 +11,7 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyList, PyMemoryView};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ffi::c_int;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -174,16 +175,24 @@ fn first_received_ms(data: &[u8]) -> Option<i64> {
     frame::parse_signal(value?).map(|frame| frame.received_ms)
 }
 
-/// The signals of a chunk that have a trace: place, event, correlation, trace.
+/// The signals of a chunk that have a trace: place, event, correlation id, trace.
 #[pyfunction]
-fn traced(data: &[u8]) -> Vec<(usize, &str, &str, &str)> {
+fn traced(data: &[u8]) -> Vec<(usize, &str, String, &str)> {
     let records = chunk::Records::new(data).map_while(Result::ok).enumerate();
     records
         .filter_map(|(at, (_, value))| {
             let frame = frame::parse_signal(value.filter(|value| value.starts_with(b"2"))?)?;
-            Some((at, frame.event, frame.correlation, frame.trace))
+            let id = router::field_of(frame.payload, "correlation_id");
+            let id = id.map_or_else(|| frame.correlation.into(), Cow::into_owned);
+            Some((at, frame.event, id, frame.trace))
         })
         .collect()
+}
+
+/// A text if it is a `traceparent`, else an empty one.
+#[pyfunction]
+fn clean_trace(trace: &str) -> &str {
+    router::clean_trace(trace)
 }
 
 /// Compiles a plan model; the message of the error has one line a fault.
@@ -621,6 +630,7 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(first_received_ms, m)?)?;
     m.add_function(wrap_pyfunction!(last_received_ms, m)?)?;
     m.add_function(wrap_pyfunction!(traced, m)?)?;
+    m.add_function(wrap_pyfunction!(clean_trace, m)?)?;
     m.add_function(wrap_pyfunction!(check_model, m)?)?;
     m.add_function(wrap_pyfunction!(reasons, m)?)?;
     m.add_function(wrap_pyfunction!(topic_names, m)?)?;

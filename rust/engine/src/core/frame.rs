@@ -182,11 +182,11 @@ impl OutboxKind {
     }
 }
 
-/// Appends the header of an outbox frame (QoS 1, not retained) for a topic in parts; the payload
-/// follows.
+/// Appends the header of an outbox frame (QoS 1) for a topic in parts; the payload follows.
 pub fn outbox_header(
     out: &mut Vec<u8>,
     kind: OutboxKind,
+    is_retained: bool,
     expiry_s: u64,
     correlation: &str,
     topic: &[&str],
@@ -195,7 +195,11 @@ pub fn outbox_header(
     version(out, trace);
     out.push(b'\t');
     out.extend_from_slice(kind.name().as_bytes());
-    out.extend_from_slice(b"\t1\t0\t");
+    out.extend_from_slice(if is_retained {
+        b"\t1\t1\t"
+    } else {
+        b"\t1\t0\t"
+    });
     write_digits(out, expiry_s);
     text(out, correlation);
     out.push(b'\t');
@@ -289,7 +293,7 @@ mod tests {
         ) {
             let mut out = Vec::new();
             let parts = [topic.as_str(), "/", &topic];
-            outbox_header(&mut out, OutboxKind::Echo, 300, &correlation, &parts, &trace);
+            outbox_header(&mut out, OutboxKind::Echo, false, 300, &correlation, &parts, &trace);
             prop_assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), 1);
             let tabs = 6 + usize::from(!trace.is_empty());
             prop_assert_eq!(out.iter().filter(|&&b| b == b'\t').count(), tabs);

@@ -291,7 +291,8 @@ fn clean_correlation(data: &[u8]) -> &str {
 }
 
 /// A trace if it is a `traceparent` of W3C Trace Context, version 00, else empty.
-fn clean_trace(trace: &str) -> &str {
+#[must_use]
+pub fn clean_trace(trace: &str) -> &str {
     let bytes = trace.as_bytes();
     let is_nothing = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
     let is_clean = bytes.len() == 55
@@ -306,7 +307,8 @@ fn clean_trace(trace: &str) -> &str {
 }
 
 /// A text of the payload's top level; `None` if it is not there, or the payload is no JSON object.
-fn field_of<'a>(payload: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
+#[must_use]
+pub fn field_of<'a>(payload: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
     let text = std::str::from_utf8(payload).ok()?;
     let mut reader = Reader::new(text, NESTING_MAX);
     let mut found = None;

@@ -157,7 +157,11 @@ impl Shard {
             entities: self.entities(),
             timers_armed: self.plans.armed(),
             holds_open: self.plans.open(),
-            allocations_open: self.awake.iter().map(Station::intents).sum(),
+            allocations_open: self
+                .awake
+                .iter()
+                .map(|station| station.intents().len())
+                .sum(),
             stock: stock.collect(),
         }
     }
