@@ -37,7 +37,7 @@ from bss_stream.tracing import OFF, Tracing
 if TYPE_CHECKING:
     from bss_stream.odoo.adapter import OdooAdapter
 
-__all__ = ["ROLES", "Platform", "Role", "mqtt_settings", "open_log"]
+__all__ = ["ROLES", "Platform", "Role", "mqtt_settings", "mqtt_tls_files", "open_log"]
 
 logger = logging.getLogger(__name__)
 
@@ -132,10 +132,16 @@ def mqtt_settings(config: Config, client: str, broker: EmbeddedBroker | None) ->
 
 
 def _mqtt_tls(mqtt: Mqtt) -> ssl.SSLContext | None:
+    files = mqtt_tls_files(mqtt)
+    return None if files is None else files.context()
+
+
+def mqtt_tls_files(mqtt: Mqtt) -> tls.ClientFiles | None:
+    """The files of the connection to the broker, None if it is not encrypted."""
     files = mqtt.tls
     if not files.enabled:
         return None
-    return tls.client_context("$.mqtt.tls", files.ca_file, files.cert_file, files.key_file)
+    return tls.ClientFiles("$.mqtt.tls", files.ca_file, files.cert_file, files.key_file)
 
 
 def _kafka_tls(kafka: KafkaSettings) -> ssl.SSLContext | None:
