@@ -3,9 +3,9 @@
 //! What is the same for a whole batch is written once; only the id and the type are a record's own.
 //! A further header that travels with a record, such as a `traceparent`, belongs in [`Headers::of`].
 
+use super::json::write_int;
 use super::record_batch::{Writer, push_text, push_varint};
 use super::time::write_rfc3339;
-use std::io::Write;
 
 /// The longest part of a record that becomes part of an attribute; what is longer is left out.
 const PART_BYTES_MAX: usize = 128;
@@ -106,7 +106,7 @@ impl Headers {
             Some(id) => self.part.extend_from_slice(id),
             None => {
                 self.part.extend_from_slice(self.producer.as_bytes());
-                write!(self.part, "{sequence}").expect("a vector takes all");
+                write_int(&mut self.part, i64::from(sequence));
             }
         }
         push_header(&mut self.text, b"ce_id", &self.part);
