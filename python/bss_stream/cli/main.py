@@ -12,7 +12,7 @@ from bss_stream import __version__, diagram, topic_table
 from bss_stream._engine import check_model
 from bss_stream.cli import contract as contract_command
 from bss_stream.cli import coverage as coverage_command
-from bss_stream.cli import dead_letters, running
+from bss_stream.cli import dead_letters, report, running
 from bss_stream.cli import demo as demo_command
 from bss_stream.cli.options import ConfigPath
 from bss_stream.config import Config
@@ -39,6 +39,7 @@ app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(dead_letters.app, name="dead-letters")
 app.add_typer(contract_command.app, name="contract")
+app.add_typer(report.app, name="report")
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -149,7 +150,7 @@ def sink(config: ConfigPath = None, instance: Instance = None, verbose: Verbose 
 
 @app.command()
 def query(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
-    """Riders' queries out of the ledger database: swap history, balance, stations nearby."""
+    """Queries of riders, operators and asset managers out of the ledger database."""
     _run_roles(config, ("queries",), instance, verbose)
 
 

@@ -52,10 +52,10 @@ from bss_stream.contract.requests import (
     Validate,
     encode,
 )
+from bss_stream.echo import rfc3339
 from bss_stream.errors import BssStreamError, FrameError, MqttError, NoEchoError
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings, Received, Subscription
-from bss_stream.queries.wire import rfc3339
 
 logger = logging.getLogger(__name__)
 

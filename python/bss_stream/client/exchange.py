@@ -10,7 +10,6 @@ from bss_stream.client.echo import read_echo
 from bss_stream.client.outcome import Accepted, Outcome, Refused
 from bss_stream.contract import echoes, queries, requests
 from bss_stream.contract.catalogue import ECHO_TOPICS, QUERY_TOPICS, answer_topic
-from bss_stream.contract.echoes import AssetEcho, PlanEcho
 from bss_stream.contract.fields import Reason
 from bss_stream.errors import FrameError
 from bss_stream.queries.wire import Query
@@ -39,11 +38,10 @@ _SAID: Final = Decoder(_SaidEcho)
 class Exchange(Generic[D, M]):
     """One kind of request with data D, whose accepted echo has metadata M."""
 
-    def __init__(self, name: str, address: str, echo_address: str, data: type[D], metadata: Any):
+    def __init__(self, name: str, address: str, echo_address: str, envelope: Any, metadata: Any):
         self.name = name
         self.address = address
         self.echo_address = echo_address
-        envelope: Any = AssetEcho if "{asset_id}" in echo_address else PlanEcho
         self._decoder: Decoder[Any] = Decoder(envelope[metadata])
 
     def topic(self, entity_id: str) -> str:
@@ -102,11 +100,14 @@ _QUERIES: Final = dict(QUERY_TOPICS)
 
 
 def _event(event: str, data: type[D], metadata: type[M]) -> Exchange[D, M]:
-    return Exchange(event, _ADDRESSES[event], _ECHOES[event], data, metadata)
+    echo_address = _ECHOES[event]
+    envelope = echoes.envelope_of(echo_address)
+    return Exchange(event, _ADDRESSES[event], echo_address, envelope, metadata)
 
 
 def _query(query: Query, data: type[D], metadata: type[M]) -> Exchange[D, M]:
-    return Exchange(query, _QUERIES[query], answer_topic(query), data, metadata)
+    envelope = queries.envelope_of(query)
+    return Exchange(query, _QUERIES[query], answer_topic(query), envelope, metadata)
 
 
 IDENTIFY: Final = _event("identify_customer", requests.IdentifyCustomer, echoes.Identified)

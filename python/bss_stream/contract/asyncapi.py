@@ -19,6 +19,7 @@ from bss_stream.contract.examples import examples
 from bss_stream.contract.records import BETWEEN
 from bss_stream.contract.requests import REQUESTS
 from bss_stream.contract.schemas import Schema, components
+from bss_stream.contract.sent import RETAINED
 from bss_stream.echo import ECHO_EXPIRY_S, ECHO_PROPERTIES
 from bss_stream.topics import LEDGERS, SIGNALS, STATES
 
@@ -31,6 +32,7 @@ _VARIABLES: Final = {
     "plan_id": "The plan.",
     "location_id": "The station.",
     "asset_id": "The battery.",
+    "fleet_id": "The fleet.",
     "service_id": "The service of the bundle.",
     "correlation_id": "The correlation id of the request.",
 }
@@ -155,7 +157,8 @@ def _mqtt() -> tuple[Schema, Schema]:
         name = sent.topic.rpartition("/")[2]
         channel = _channel(channels, sent.topic, [f"sent.{name}"])
         channels[channel]["description"] = f"To {sent.to}: {sent.when}."
-        operations[f"send.{name}"] = _send(channel, [f"sent.{name}"])
+        is_retained = name in RETAINED
+        operations[f"send.{name}"] = _send(channel, [f"sent.{name}"], is_retained=is_retained)
     return channels, operations
 
 
@@ -188,13 +191,10 @@ def _receive(channel: str, message: str, replies: list[str]) -> Schema:
     return operation
 
 
-def _send(channel: str, messages: list[str]) -> Schema:
-    binding = {
-        "qos": 1,
-        "retain": False,
-        "messageExpiryInterval": ECHO_EXPIRY_S,
-        "bindingVersion": _MQTT,
-    }
+def _send(channel: str, messages: list[str], *, is_retained: bool = False) -> Schema:
+    binding: Schema = {"qos": 1, "retain": is_retained, "bindingVersion": _MQTT}
+    if not is_retained:
+        binding["messageExpiryInterval"] = ECHO_EXPIRY_S
     return {
         "action": "send",
         "channel": {"$ref": f"#/channels/{channel}"},
@@ -227,7 +227,7 @@ def _mqtt_messages(schemas: Mapping[str, Schema]) -> Schema:
     return messages
 
 
-_WITHOUT_CORRELATION: Final = frozenset({"sent/payment_state", "sent/inventory"})
+_WITHOUT_CORRELATION: Final = frozenset({"sent/payment_state", "sent/inventory", "sent/readiness"})
 
 _USER_PROPERTIES: Final[Schema] = {
     "type": "object",

@@ -9,7 +9,7 @@ from bss_stream.contract.queries import QUERIES, answer_types
 from bss_stream.contract.records import BETWEEN, FRAMES, LEDGERS, STATES
 from bss_stream.contract.requests import REQUESTS
 from bss_stream.contract.sent import SENT
-from bss_stream.queries.wire import FILTERS, Query, Route, echo_topic
+from bss_stream.queries.wire import FILTERS, Query, Route, echo_topic, route
 
 
 class Payload(NamedTuple):
@@ -29,17 +29,26 @@ ECHO_TOPICS: Final = tuple(
 )
 """The event and the topic of each echo, its variable segment in braces."""
 
-QUERY_TOPICS: Final = tuple(
-    (Query(address.rpartition("/")[2]), address.replace("+", "{plan_id}")) for address in FILTERS
-)
-
 _NAMED: Final = "correlation_id"
+
+
+def _query_topics() -> tuple[tuple[Query, str], ...]:
+    found = []
+    for address in FILTERS:
+        asked = route(address.replace("+", "id"))
+        assert asked is not None, address  # Whatever is subscribed to is a query.
+        found.append((asked.query, address.replace("+", f"{{{asked.id_field}}}")))
+    return tuple(found)
+
+
+QUERY_TOPICS: Final = _query_topics()
+"""Each query and its topic, the variable segment in braces."""
 
 
 def answer_topic(query: Query) -> str:
     """Where a query's echo goes, its variable segment in braces."""
-    plan_id = None if query is Query.NEARBY else "{plan_id}"
-    topic = echo_topic(Route(query, plan_id), _NAMED)
+    about = None if query is Query.NEARBY else f"{{{Route(query, None).id_field}}}"
+    topic = echo_topic(Route(query, about), _NAMED)
     return topic.replace(f"/{_NAMED}", f"/{{{_NAMED}}}")
 
 

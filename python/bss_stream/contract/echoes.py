@@ -13,6 +13,7 @@ from bss_stream.contract.fields import (
     EpochMs,
     Instant,
     Number,
+    Readiness,
     Reason,
     StateName,
     Told,
@@ -77,6 +78,25 @@ class AssetEcho(Struct, Generic[M], frozen=True):
     correlation_id: Told
     actor: Agent
     data: AssetEchoData[M]
+
+
+class StationEchoData(Struct, Generic[M], frozen=True):
+    """What became of the request."""
+
+    location_id: str
+    success: bool
+    signals: tuple[EchoSignal, ...]
+    metadata: M
+
+
+class StationEcho(Struct, Generic[M], frozen=True):
+    """The answer to what was asked of a station."""
+
+    timestamp: Instant
+    location_id: str
+    correlation_id: Told
+    actor: Agent
+    data: StationEchoData[M]
 
 
 class Refused(Struct, frozen=True):
@@ -181,6 +201,23 @@ class Scanned(Struct, frozen=True):
     holder: Absent[Annotated[str, Meta(description="The plan that has it.")]] = UNSET
 
 
+class StationTold(Struct, frozen=True):
+    """Metadata of what an operator has done at a station."""
+
+    reason: Reason
+    readiness: Readiness
+
+
+class AccountsTold(StationTold, frozen=True):
+    """Metadata of an accepted asset_operation: where the fleet's batteries are now."""
+
+    fleet_id: str
+    stock: int
+    charging: int
+    inspection: int
+    quarantine: int
+
+
 class ServicePlan(Struct, frozen=True, rename="camel"):
     """A plan as identify_customer tells of it."""
 
@@ -246,12 +283,29 @@ ACCEPTED: Final[dict[str, Any]] = {
     "report_lost": PlanStates,
     "continue_service": PlanStates,
     "asset_scan": Scanned,
+    "station_readiness": StationTold,
+    "asset_operation": AccountsTold,
+    "operator_shift": StationTold,
+    "station_incident": StationTold,
 }
 """The metadata of an echo that grants what was asked, by event."""
 
 
+_ADDRESSES: Final = dict(_engine.echo_topics())
+_ENVELOPES: Final[dict[str, Any]] = {
+    "{asset_id}": AssetEcho,
+    "{location_id}": StationEcho,
+    "{plan_id}": PlanEcho,
+}
+
+
+def envelope_of(address: str) -> Any:
+    """The envelope of echoes on a topic, by what its variable segment names."""
+    return next(kind for variable, kind in _ENVELOPES.items() if variable in address)
+
+
 def echo_types(event: str) -> tuple[Any, ...]:
     """What an event's echo may be: the request was accepted, seen before, or refused."""
-    envelope: Any = AssetEcho if event == "asset_scan" else PlanEcho
+    envelope = envelope_of(_ADDRESSES[event])
     outcomes = (ACCEPTED[event], Repeated, Refused)
     return tuple(envelope[metadata] for metadata in outcomes)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from decimal import Decimal
 from enum import StrEnum
-from typing import Annotated, Any, Final, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, Literal, TypeAlias, TypeVar
 
 from msgspec import Meta, UnsetType
 
@@ -51,6 +51,10 @@ Amount = Annotated[
 ]
 Money = Annotated[Decimal, Meta(description="Money in currency units.")]
 Currency = Annotated[str, Meta(pattern="^[A-Z]{3}$", description="ISO 4217.")]
+Readiness = Literal["READY", "LIMITED", "NOT_READY"]
+"""What riders can expect of a station."""
+Equipment = Literal["OK", "DEGRADED", "FAULT"]
+"""How a station's equipment works."""
 StateName = Annotated[str, Meta(description="A state of the plan's model.")]
 
 

@@ -1,22 +1,26 @@
-"""Riders' queries and their answers: docs/rider-queries.md."""
+"""Queries and their answers: docs/rider-queries.md, and the reports of operators and managers."""
 
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from msgspec import UNSET, Meta, Struct
 
-from bss_stream.contract.echoes import PlanEcho
+from bss_stream.contract.echoes import Agent, EchoSignal, PlanEcho, StationEcho
 from bss_stream.contract.fields import (
     Absent,
     CorrelationId,
     Currency,
+    Equipment,
     Id,
     Instant,
     Maybe,
     Money,
     Number,
+    Readiness,
     Reason,
+    Told,
 )
 from bss_stream.contract.requests import Actor
+from bss_stream.contract.sent import Counted
 from bss_stream.queries.stations import STATIONS_MAX
 from bss_stream.queries.wire import (
     RADIUS_KM_DEFAULT,
@@ -26,6 +30,8 @@ from bss_stream.queries.wire import (
     SWAPS_MAX,
     Query,
 )
+
+M = TypeVar("M")
 
 Degrees = float
 Page = Annotated[
@@ -91,6 +97,26 @@ class NearbyQuery(Struct, frozen=True, kw_only=True):
     correlation_id: Id
     actor: Maybe[Actor] = UNSET
     data: Nearby
+
+
+class StationReportQuery(Struct, frozen=True, kw_only=True):
+    """How a station stands (OP1 to OP6)."""
+
+    timestamp: Maybe[Instant] = UNSET
+    location_id: Id
+    correlation_id: CorrelationId
+    actor: Maybe[Actor] = UNSET
+    data: Maybe[Balance] = UNSET
+
+
+class FleetReportQuery(Struct, frozen=True, kw_only=True):
+    """How a fleet stands (AM1, AM3, AM4)."""
+
+    timestamp: Maybe[Instant] = UNSET
+    fleet_id: Id
+    correlation_id: CorrelationId
+    actor: Maybe[Actor] = UNSET
+    data: Maybe[Balance] = UNSET
 
 
 class Swap(Struct, frozen=True, kw_only=True):
@@ -184,6 +210,118 @@ class NearbyTold(Struct, frozen=True):
     stations: Annotated[tuple[NearStation, ...], Meta(max_length=STATIONS_MAX)]
 
 
+class Waiting(Struct, frozen=True):
+    """A rider who waits for ARM."""
+
+    plan_id: str
+    correlation_id: str
+    fleet_id: str
+    position: int
+    since: Instant
+    answer_by: Instant
+
+
+class FleetAccounts(Struct, frozen=True):
+    """A fleet's batteries at a station."""
+
+    fleet_id: str
+    available: int
+    promised: int
+    charging: int
+    inspection: int
+    quarantine: int
+    on_site: int
+    capacity: int
+    low_threshold: int
+
+
+class ShiftTold(Counted, frozen=True, kw_only=True):
+    """A shift under way."""
+
+    operator: str
+    started_at: Instant
+    incidents: int
+
+
+Day = Annotated[str, Meta(extra_json_schema={"format": "date"})]
+
+
+class DayTold(Counted, frozen=True, kw_only=True):
+    """A day of a station."""
+
+    day: Day
+
+
+class StationReportTold(Struct, frozen=True):
+    """Metadata of an answered station_report."""
+
+    reason: Reason
+    as_of: AsOf
+    location_id: str
+    name: str
+    readiness: Readiness
+    because: str
+    equipment: Equipment
+    intents: tuple[Waiting, ...]
+    stock: tuple[FleetAccounts, ...]
+    shift: ShiftTold | None
+    today: DayTold | None
+    day_before: DayTold | None
+
+
+class Deployment(Struct, frozen=True):
+    """What a station has and needs."""
+
+    location_id: str
+    available: int
+    needed: int
+
+
+class Move(Struct, frozen=True):
+    """Batteries to be taken from one station to another."""
+
+    from_location_id: str
+    to_location_id: str
+    batteries: int
+
+
+class FleetReportTold(Counted, frozen=True, kw_only=True):
+    """Metadata of an answered fleet_report."""
+
+    reason: Reason
+    as_of: AsOf
+    fleet_id: str
+    name: str
+    day: Day
+    stations: int
+    not_ready: int
+    batteries: Annotated[dict[str, int], Meta(description="By where they are.")]
+    capacity: int
+    served_permille: int | None
+    deployment: tuple[Deployment, ...]
+    lacking: int
+    moves: tuple[Move, ...]
+
+
+class FleetEchoData(Struct, Generic[M], frozen=True):
+    """What became of the query."""
+
+    fleet_id: str
+    success: bool
+    signals: tuple[EchoSignal, ...]
+    metadata: M
+
+
+class FleetEcho(Struct, Generic[M], frozen=True):
+    """The answer to what was asked of a fleet."""
+
+    timestamp: Instant
+    fleet_id: str
+    correlation_id: Told
+    actor: Agent
+    data: FleetEchoData[M]
+
+
 class QueryRefused(Struct, frozen=True, kw_only=True):
     """Metadata of a query that was refused."""
 
@@ -198,6 +336,8 @@ QUERIES: Final[dict[str, Any]] = {
     Query.SWAP_HISTORY: SwapHistoryQuery,
     Query.BALANCE: BalanceQuery,
     Query.NEARBY: NearbyQuery,
+    Query.STATION_REPORT: StationReportQuery,
+    Query.FLEET_REPORT: FleetReportQuery,
 }
 """By query."""
 
@@ -205,11 +345,24 @@ ANSWERED: Final[dict[str, Any]] = {
     Query.SWAP_HISTORY: SwapsTold,
     Query.BALANCE: BalanceTold,
     Query.NEARBY: NearbyTold,
+    Query.STATION_REPORT: StationReportTold,
+    Query.FLEET_REPORT: FleetReportTold,
 }
 """The metadata of an answer, by query."""
 
 
+_ENVELOPES: Final[dict[str, Any]] = {
+    Query.STATION_REPORT: StationEcho,
+    Query.FLEET_REPORT: FleetEcho,
+}
+
+
+def envelope_of(query: str) -> Any:
+    """The envelope of a query's echo."""
+    return _ENVELOPES.get(query, PlanEcho)
+
+
 def answer_types(query: str) -> tuple[Any, ...]:
     """What the echo of a query may be."""
-    envelope: Any = PlanEcho
+    envelope = envelope_of(query)
     return envelope[ANSWERED[query]], envelope[QueryRefused]

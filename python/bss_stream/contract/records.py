@@ -9,14 +9,17 @@ from bss_stream.contract.fields import (
     Absent,
     Currency,
     EpochMs,
+    Equipment,
     Id,
     Instant,
     Number,
+    Readiness,
     Reason,
     StateName,
     Told,
     closed,
 )
+from bss_stream.contract.sent import Counted
 from bss_stream.dead_letters.letters import REPLAYED
 from bss_stream.ledger_kinds import RULES
 
@@ -287,14 +290,43 @@ class Stock(Struct, frozen=True):
     total_assignments: int
     total_returns: int
     total_restocks: int
+    set_aside: Annotated[dict[str, int], Meta(description="By account.")]
+    today: Counted
+    day_before: Counted
+
+
+class Intent(Struct, frozen=True):
+    """An allocation that ARM has not answered."""
+
+    correlation_id: str
+    plan_id: str
+    fleet_id: str
+    since_ms: EpochMs
+
+
+class Shift(Struct, frozen=True):
+    """A shift under way."""
+
+    operator: str
+    started_ms: EpochMs
+    tally: Counted
+    incidents: int
 
 
 class Station(Struct, frozen=True):
-    """A station."""
+    """A station; its readiness is null where the set-up no longer has it."""
 
     location_id: Id
+    readiness: Readiness | None
+    because: str | None
+    is_closed: bool
+    equipment: Equipment
     stock: tuple[Stock, ...]
     intents: Annotated[int, Meta(ge=0, description="Allocations that ARM has not answered.")]
+    under_way: tuple[Intent, ...]
+    day: Annotated[int, Meta(description="Counted as today: days since 1970, market's zone.")]
+    incidents_today: int
+    shift: Shift | None
 
 
 class Asset(Struct, frozen=True):

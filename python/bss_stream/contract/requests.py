@@ -6,13 +6,14 @@ as absent; `action` and `actor` say to people what the topic says to the engine.
 
 from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
-from msgspec import UNSET, Meta, Struct
+from msgspec import UNSET, Meta, Struct, field
 from msgspec.json import Encoder
 
 from bss_stream.contract.fields import (
     Amount,
     CorrelationId,
     Currency,
+    Equipment,
     Id,
     Instant,
     Kwh,
@@ -38,7 +39,7 @@ Receipt = Annotated[
 class Actor(Struct, frozen=True):
     """Who asks."""
 
-    type: Maybe[Literal["attendant", "customer", "system"]] = UNSET
+    type: Maybe[Literal["attendant", "customer", "operator", "system"]] = UNSET
     id: Maybe[str] = UNSET
 
 
@@ -222,6 +223,57 @@ class StationStock(Struct, frozen=True, kw_only=True):
     actor: Maybe[Actor] = UNSET
 
 
+class StationEquipment(Struct, frozen=True, kw_only=True):
+    """A station says how its equipment works."""
+
+    status: Equipment
+    location_id: Maybe[StationId] = UNSET
+    correlation_id: Maybe[CorrelationId] = UNSET
+    timestamp: Maybe[Instant] = UNSET
+
+
+class StationRequest(Struct, Generic[D], frozen=True, kw_only=True):
+    """The envelope of what an operator asks of a station."""
+
+    timestamp: Maybe[Instant] = UNSET
+    location_id: Maybe[StationId] = UNSET
+    correlation_id: CorrelationId
+    actor: Maybe[Actor] = UNSET
+    data: D
+
+
+class OpenOrClose(Struct, frozen=True, kw_only=True):
+    """OP1: the operator opens or closes the station, says how its equipment works, or both."""
+
+    action: Maybe[Literal["OPEN", "CLOSE"]] = UNSET
+    condition: Maybe[Equipment] = UNSET
+
+
+BatteryAccount = Literal["charging", "inspection", "quarantine", "stock", "outside"]
+
+
+class AssetOperation(Struct, frozen=True, kw_only=True):
+    """OP4: batteries go from one account of a station to another."""
+
+    fleet_id: FleetId
+    quantity: Annotated[int, Meta(ge=1, le=1_000_000)]
+    from_: BatteryAccount = field(name="from")
+    to: BatteryAccount
+
+
+class OperatorShift(Struct, frozen=True, kw_only=True):
+    """OP5: a shift begins, which ends the one before, or ends; `actor.id` begins it."""
+
+    action: Literal["START", "END"]
+
+
+class StationIncident(Struct, frozen=True, kw_only=True):
+    """OP5: something has gone wrong at the station."""
+
+    incident: Literal["EQUIPMENT", "SAFETY", "CUSTOMER", "STOCK", "OTHER"]
+    description: Maybe[str] = UNSET
+
+
 class AssetStatus(Struct, frozen=True, kw_only=True):
     """ARM says what has become of a battery."""
 
@@ -284,6 +336,11 @@ REQUESTS: Final[dict[str, Any]] = {
     "continue_service": PlanRequest[ContinueService],
     "arm_allocate": ArmAnswer,
     "station_stock": StationStock,
+    "station_equipment": StationEquipment,
+    "station_readiness": StationRequest[OpenOrClose],
+    "asset_operation": StationRequest[AssetOperation],
+    "operator_shift": StationRequest[OperatorShift],
+    "station_incident": StationRequest[StationIncident],
     "asset_status": AssetStatus,
     "asset_scan": AssetScan,
 }
@@ -306,6 +363,11 @@ def _if(field: str, value: str, then: dict[str, Any]) -> dict[str, Any]:
 
 
 CONDITIONS: Final[dict[str, dict[str, Any]]] = {
+    "StationRequest_OperatorShift": {
+        "if": {"properties": {"data": {"properties": {"action": {"const": "START"}}}}},
+        "then": _given("id", where="actor"),
+    },
+    "OpenOrClose": {"anyOf": [_given("action"), _given("condition")]},
     "ArmAnswer": _if("status", "issued", _given("asset_id")),
     "PaymentData": _if("payment_type", "TOP_UP", _given("service_id")),
     "ServicePayment": _if("payment_type", "TOP_UP", _given("service_id")),

@@ -32,7 +32,7 @@ def components(
         several = [next(schemas) for _ in payload.types]
         by_payload[payload.name] = several[0] if len(several) == 1 else {"anyOf": several}
     types_by_name = {
-        _tidy(name): _described(name, schema | CONDITIONS.get(name, {}))
+        _tidy(name): _described(name, schema | CONDITIONS.get(_tidy(name), {}))
         for name, schema in named.items()
     }
     return _tidied(by_payload), _tidied(types_by_name)

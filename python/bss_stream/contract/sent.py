@@ -8,9 +8,11 @@ from bss_stream.contract.fields import (
     Absent,
     Amount,
     Currency,
+    Equipment,
     Instant,
     Money,
     Number,
+    Readiness,
     StateName,
     Told,
 )
@@ -120,6 +122,51 @@ class Inventory(Struct, frozen=True, kw_only=True):
     total_restocks: Count
 
 
+class ReadinessTold(Struct, frozen=True):
+    """What riders can expect of a station; the broker keeps the last one."""
+
+    timestamp: Instant
+    location_id: str
+    readiness: Readiness
+    because: str
+    equipment: Equipment
+    available: Annotated[dict[str, Count], Meta(description="Batteries, by fleet.")]
+    intents: Annotated[int, Meta(ge=0, description="Riders who wait for ARM.")]
+
+
+class Counted(Struct, frozen=True, kw_only=True):
+    """What a station has done in a time; what it refused by reason."""
+
+    assignments: Count
+    returns: Count
+    inventory_empty: Count
+    station_not_ready: Count
+    allocation_denied: Count
+    allocation_timed_out: Count
+
+
+class ShiftReport(Counted, frozen=True, kw_only=True):
+    """What was done in a shift that has ended."""
+
+    timestamp: Instant
+    location_id: str
+    correlation_id: Told
+    operator: str
+    started_at: Instant
+    incidents: Count
+
+
+class Incident(Struct, frozen=True):
+    """An operator has reported an incident."""
+
+    timestamp: Instant
+    location_id: str
+    correlation_id: Told
+    incident: str
+    operator: Absent[str] = UNSET
+    description: Absent[str] = UNSET
+
+
 class Renewal(Struct, frozen=True):
     """To Odoo: what is to be collected for a renewal, or what was taken for it."""
 
@@ -145,7 +192,13 @@ SENT: Final[dict[str, Any]] = {
     "payment_state": PaymentState,
     "notification": Notification,
     "inventory": Inventory,
+    "readiness": ReadinessTold,
+    "shift_report": ShiftReport,
+    "incident": Incident,
     "renewal_required": Renewal,
     "renewed": Renewal,
 }
 """By the last segment of the topic, as the topic table has it."""
+
+RETAINED: Final = frozenset({"readiness"})
+"""What the broker keeps for who comes later, so that it does not expire either."""
