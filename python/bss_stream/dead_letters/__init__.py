@@ -1,5 +1,6 @@
 """Dead letters as work: read from the log, told apart, and replayed where that is right."""
 
+from bss_stream.dead_letters.desk import Order, ReplayDesk, ask
 from bss_stream.dead_letters.letters import Filter, Letter, letters
 from bss_stream.dead_letters.replay import (
     NOW,
@@ -19,9 +20,12 @@ __all__ = [
     "Judgement",
     "Letter",
     "Listing",
+    "Order",
+    "ReplayDesk",
     "Rules",
     "Standing",
     "Verdict",
+    "ask",
     "judged",
     "letters",
     "newest",

@@ -165,6 +165,20 @@ class ReadableLog(Protocol):
         """Let the log go."""
 
 
+class FollowableLog(ReadableLog, Protocol):
+    """What whoever looks on needs: a log to be read from anywhere, and then as it grows."""
+
+    async def extent(self, topic: str, partition: int) -> Extent:
+        """Where a partition begins and ends by now. Raises LogError."""
+
+    def follow(self, starts: Offsets) -> AsyncIterator[Fetched]:
+        """Every committed record of these partitions from these offsets on, then what comes.
+
+        In no consumer group, so nobody is disturbed and nothing kept back. It ends by being
+        closed. Raises LogError.
+        """
+
+
 class Log(ReadableLog, Protocol):
     """A set of topics, each with `partitions` partitions."""
 
