@@ -18,6 +18,7 @@ from bss_stream.cli.options import ConfigPath
 from bss_stream.clock import epoch_ms
 from bss_stream.config import Config
 from bss_stream.dead_letters import Filter, Judgement, Listing, Order, Rules, Standing, Verdict
+from bss_stream.dead_letters.letters import printable
 from bss_stream.roles import readable_log, replay_letters
 
 LIST_MAX: Final = 10_000
@@ -250,14 +251,8 @@ def _described(verdict: Verdict) -> dict[str, Any]:
 
 
 def _raw(raw: bytes, as_hex: bool) -> dict[str, str]:
-    """The bytes as text if that is harmless on a terminal, else in hexadecimal."""
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        as_hex = True
-    if as_hex or not all(part.isprintable() for part in re.split(r"[\n\t]", text)):
-        return {"raw_hex": raw.hex(" ", 2)}
-    return {"raw_text": text}
+    text = None if as_hex else printable(raw)
+    return {"raw_hex": raw.hex(" ", 2)} if text is None else {"raw_text": text}
 
 
 def _print_json(objects: Iterable[dict[str, Any]]) -> None:

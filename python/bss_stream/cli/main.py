@@ -10,6 +10,7 @@ from rich.console import Console
 
 from bss_stream import __version__, diagram, topic_table
 from bss_stream._engine import check_model
+from bss_stream.cli import console as console_command
 from bss_stream.cli import coverage as coverage_command
 from bss_stream.cli import dead_letters, running
 from bss_stream.cli import demo as demo_command
@@ -149,6 +150,13 @@ def sink(config: ConfigPath = None, instance: Instance = None, verbose: Verbose 
 def query(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
     """Riders' queries out of the ledger database: swap history, balance, stations nearby."""
     _run_roles(config, ("queries",), instance, verbose)
+
+
+@app.command()
+def console(config: ConfigPath = None, verbose: Verbose = False) -> None:
+    """The operators' web pages: live figures, stations, plans, ledger, dead letters."""
+    _set_up_logging(verbose)
+    running.run(console_command.console(Config.load(config)))
 
 
 def _run_roles(

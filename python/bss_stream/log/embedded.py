@@ -1,6 +1,6 @@
 """The embedded log: the log protocol on one SQLite file, for one process and no server."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -214,7 +214,7 @@ class EmbeddedReader:
         stream = self._stream(TopicPartition(topic, partition))
         return Extent("", *await load_extent(self._path, self._readers, stream))
 
-    def follow(self, starts: Offsets) -> AsyncIterator[Fetched]:
+    def follow(self, starts: Offsets) -> AsyncGenerator[Fetched, None]:
         """Records of these partitions from these offsets on, as the log's owner commits them."""
         streams = {part: self._stream(part) for part in starts}
         return follow(self._path, self._readers, streams, starts)

@@ -2,7 +2,7 @@
 
 import asyncio
 import sqlite3
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,7 @@ Streams = Mapping[TopicPartition, int]
 
 async def follow(
     path: Path, readers: ThreadPoolExecutor, streams: Streams, starts: Mapping[TopicPartition, int]
-) -> AsyncIterator[Fetched]:
+) -> AsyncGenerator[Fetched, None]:
     """Records of these partitions from these offsets on, as they are committed; never ends.
 
     Raises LogError, also when another file has taken the log's place.

@@ -1,6 +1,6 @@
 """The Kafka log: the log protocol on an Apache Kafka cluster, for any number of processes."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from bss_stream import topics
 from bss_stream.errors import LogError
@@ -62,7 +62,7 @@ class KafkaLog:
         """Where a partition begins, and its last stable offset. Raises LogError."""
         return await extent(self._options, self._part(topic, partition))
 
-    def follow(self, starts: Offsets) -> AsyncIterator[Fetched]:
+    def follow(self, starts: Offsets) -> AsyncGenerator[Fetched, None]:
         """Committed records of these partitions from these offsets on, as they come."""
         return follow(self._options, {self._part(*part): start for part, start in starts.items()})
 

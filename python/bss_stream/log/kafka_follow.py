@@ -1,6 +1,6 @@
 """The Kafka log followed without a group: committed records as they come."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
 from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
@@ -25,7 +25,7 @@ RECORDS_MAX: Final = 10_000
 
 async def follow(
     options: KafkaOptions, starts: Mapping[TopicPartition, int]
-) -> AsyncIterator[Fetched]:
+) -> AsyncGenerator[Fetched, None]:
     """Records of these partitions from these offsets on, as they are committed; never ends.
 
     What lies below a partition's start by now is passed over: who follows looks on, and answers

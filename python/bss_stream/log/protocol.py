@@ -4,7 +4,7 @@ Records travel in chunks (rust/engine/src/core/chunk.rs): `_engine.pack` and `_e
 convert. Every topic of one log has the same number of partitions.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
@@ -171,7 +171,7 @@ class FollowableLog(ReadableLog, Protocol):
     async def extent(self, topic: str, partition: int) -> Extent:
         """Where a partition begins and ends by now. Raises LogError."""
 
-    def follow(self, starts: Offsets) -> AsyncIterator[Fetched]:
+    def follow(self, starts: Offsets) -> AsyncGenerator[Fetched, None]:
         """Every committed record of these partitions from these offsets on, then what comes.
 
         In no consumer group, so nobody is disturbed and nothing kept back. It ends by being

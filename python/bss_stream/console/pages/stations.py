@@ -1,0 +1,209 @@
+"""Stations: where they stand, whether they can serve, and what they have in stock."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from bss_stream.console import forms
+from bss_stream.console.context import Context
+from bss_stream.console.map import Plane, Spot, plane
+from bss_stream.setup.documents import Station
+
+
+class Readiness(StrEnum):
+    """Whether a rider who comes now gets a battery; the worst first."""
+
+    EMPTY = "empty"
+    """Some fleet has none to give."""
+    LOW = "low"
+    READY = "ready"
+    UNHEARD = "unheard"
+    """Nothing was heard of it: what the set-up says."""
+    UNKNOWN = "unknown"
+    """Its state names what this console's set-up lacks."""
+
+
+_ORDER: Final = {readiness: number for number, readiness in enumerate(Readiness)}
+
+
+class _Stock(msgspec.Struct, frozen=True):
+    fleet_id: str
+    current_stock: int
+    promised: int
+    is_low: bool
+    is_in_high_demand: bool
+    total_assignments: int
+    total_returns: int
+    total_restocks: int
+
+
+class _State(msgspec.Struct, frozen=True):
+    stock: list[_Stock]
+    intents: int
+
+
+_decoder: Final = msgspec.json.Decoder(_State)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shelf:
+    """One fleet at one station."""
+
+    fleet_id: str
+    name: str
+    available: int
+    """In stock and not promised to anybody."""
+    promised: int = 0
+    capacity: int
+    is_low: bool = False
+    is_in_high_demand: bool = False
+    assignments: int = 0
+    returns: int = 0
+    restocks: int = 0
+
+    @property
+    def width(self) -> float:
+        """Of its bar, out of 100."""
+        return 100 * min(max(self.available, 0) / max(self.capacity, 1), 1.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One station."""
+
+    station: Station
+    spot: Spot
+    readiness: Readiness
+    intents: int
+    shelves: Sequence[Shelf]
+
+    @property
+    def available(self) -> int:
+        return sum(shelf.available for shelf in self.shelves)
+
+    @property
+    def assignments(self) -> int:
+        return sum(shelf.assignments for shelf in self.shelves)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Board:
+    """One market's stations, those first that need somebody."""
+
+    rows: Sequence[Row]
+    plane: Plane
+
+    def count(self, readiness: Readiness) -> int:
+        return sum(row.readiness is readiness for row in self.rows)
+
+    @property
+    def available(self) -> int:
+        return sum(row.available for row in self.rows)
+
+    @property
+    def intents(self) -> int:
+        return sum(row.intents for row in self.rows)
+
+    @property
+    def assignments(self) -> int:
+        return sum(row.assignments for row in self.rows)
+
+
+class Stations:
+    """The page."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+
+    @property
+    def routes(self) -> list[Route]:
+        return [Route("/stations", self.page)]
+
+    async def page(self, request: Request) -> Response:
+        markets = self._context.markets.stations
+        chosen = forms.asked(request, "market")
+        if chosen not in markets:
+            chosen = next(iter(markets))
+        stations = markets[chosen]
+        ids = [station.location_id for station in stations]
+        states = await self._context.database.ask(lambda view: view.station_states(ids))
+        return self._context.renderer.page(
+            "stations.html",
+            request.scope,
+            markets=list(markets),
+            market=chosen,
+            board=self._board(stations, states),
+            Readiness=Readiness,
+        )
+
+    def _board(self, stations: Sequence[Station], states: Mapping[str, bytes]) -> Board:
+        drawn = plane([(station.latitude, station.longitude) for station in stations])
+        rows = [
+            self._row(station, spot, states.get(station.location_id))
+            for station, spot in zip(stations, drawn.spots, strict=True)
+        ]
+        rows.sort(key=lambda row: (_ORDER[row.readiness], row.available, row.station.location_id))
+        return Board(rows=rows, plane=drawn)
+
+    def _row(self, station: Station, spot: Spot, state: bytes | None) -> Row:
+        if state is None:
+            return Row(
+                station=station,
+                spot=spot,
+                readiness=Readiness.UNHEARD,
+                intents=0,
+                shelves=[self._shelf(station, fleet_id, None) for fleet_id in station.fleets],
+            )
+        catalogue = self._context.markets.catalogue
+        try:
+            told = _decoder.decode(catalogue.describe(station.location_id, state))
+        except ValueError:
+            readiness, stock = Readiness.UNKNOWN, {}
+            return Row(station=station, spot=spot, readiness=readiness, intents=0, shelves=())
+        stock = {one.fleet_id: one for one in told.stock}
+        shelves = [
+            self._shelf(station, fleet_id, stock[fleet_id])
+            for fleet_id in station.fleets
+            if fleet_id in stock
+        ]
+        return Row(
+            station=station,
+            spot=spot,
+            readiness=_readiness(shelves),
+            intents=told.intents,
+            shelves=shelves,
+        )
+
+    def _shelf(self, station: Station, fleet_id: str, stock: _Stock | None) -> Shelf:
+        slots = station.fleets[fleet_id]
+        name = self._context.markets.catalogue.fleets.get(fleet_id, fleet_id)
+        if stock is None:
+            return Shelf(
+                fleet_id=fleet_id, name=name, available=slots.stock, capacity=slots.capacity
+            )
+        return Shelf(
+            fleet_id=fleet_id,
+            name=name,
+            available=stock.current_stock - stock.promised,
+            promised=stock.promised,
+            capacity=slots.capacity,
+            is_low=stock.is_low,
+            is_in_high_demand=stock.is_in_high_demand,
+            assignments=stock.total_assignments,
+            returns=stock.total_returns,
+            restocks=stock.total_restocks,
+        )
+
+
+def _readiness(shelves: Sequence[Shelf]) -> Readiness:
+    if any(shelf.available <= 0 for shelf in shelves):
+        return Readiness.EMPTY
+    if any(shelf.is_low for shelf in shelves):
+        return Readiness.LOW
+    return Readiness.READY
