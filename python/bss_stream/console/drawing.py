@@ -1,11 +1,11 @@
 """A cycle of a model as SVG: its states from top to bottom, the present one lit.
 
 Steps to the next state go straight down; those ahead pass on the right, those back on the left,
-each in a lane of its own, so that no line runs over another.
+each in a lane of its own, so that no line runs over another. A mark says that a signal stays.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from html import escape
 from typing import Final, NamedTuple
 
@@ -18,7 +18,6 @@ HEIGHT: Final = 32
 GAP: Final = 22
 LANE: Final = 13
 MARGIN: Final = 20
-LOOP: Final = 16
 TIP: Final = 5
 
 
@@ -38,13 +37,13 @@ def draw(name: str, cycle: Cycle, current: str | None) -> Markup:
     """The drawing; `current` is a state of the cycle, or None to light none."""
     names = [state.name for state in cycle.states]
     edges = _edges(cycle, names, current)
+    stays = {edge.source: edge for edge in edges if edge.source == edge.target}
+    edges = [edge for edge in edges if edge.source != edge.target]
     right = [edge for edge in edges if edge.target > edge.source + 1]
     left = [edge for edge in edges if edge.target < edge.source]
     right_lanes, left_lanes = _lanes(right), _lanes(left)
-    has_loops = any(edge.source == edge.target for edge in edges)
     x = MARGIN + LANE * (max(left_lanes.values(), default=-1) + 1)
-    beyond = MARGIN + LANE * (max(right_lanes.values(), default=-1) + 1)
-    width = x + WIDTH + max(beyond, LOOP + 6 if has_loops else 0)
+    width = x + WIDTH + MARGIN + LANE * (max(right_lanes.values(), default=-1) + 1)
     height = len(names) * (HEIGHT + GAP) - GAP + 4
     ports = _ports(right, left)
     parts = [
@@ -53,9 +52,7 @@ def draw(name: str, cycle: Cycle, current: str | None) -> Markup:
     ]
     # What is lit is drawn last, over the rest.
     for edge in sorted(edges, key=lambda one: one.is_next):
-        if edge.source == edge.target:
-            path = _loop(x + WIDTH, _top(edge.source))
-        elif edge.target == edge.source + 1:
+        if edge.target == edge.source + 1:
             path = _down(x + WIDTH // 2, _top(edge.source) + HEIGHT, _top(edge.target))
         elif edge in right_lanes:
             at = x + WIDTH + MARGIN - 6 + LANE * right_lanes[edge]
@@ -66,10 +63,9 @@ def draw(name: str, cycle: Cycle, current: str | None) -> Markup:
         title = f"{names[edge.source]} → {names[edge.target]}: {', '.join(edge.signals)}"
         lit = " next" if edge.is_next else ""
         parts.append(f'<g class="edge{lit}"><title>{escape(title)}</title>{path}</g>')
-    parts += [
-        _state(x, _top(number), state.name, state.final, state.name == current)
-        for number, state in enumerate(cycle.states)
-    ]
+    for number, state in enumerate(cycle.states):
+        box = _state(x, _top(number), state.name, state.final, state.name == current)
+        parts.append(box if number not in stays else _staying(box, x, number, stays[number]))
     # All of it is numbers, or escaped above.
     return Markup("".join((*parts, "</svg>")))
 
@@ -144,7 +140,14 @@ def _state(x: float, y: float, name: str, is_final: bool, is_current: bool) -> s
     return f'<g class="{kinds}">{box}{inner}{text}</g>'
 
 
-def _tip(points: Iterator[tuple[float, float]] | Sequence[tuple[float, float]]) -> str:
+def _staying(box: str, x: float, number: int, edge: _Edge) -> str:
+    """A state with a mark: some signal leads back to it."""
+    title = f"<title>stays: {escape(', '.join(edge.signals))}</title>"
+    mark = f'<text class="stays" x="{x + WIDTH - 13}" y="{_top(number) + HEIGHT / 2 + 4}">↻</text>'
+    return box.replace("</g>", f"{title}{mark}</g>")
+
+
+def _tip(points: Sequence[tuple[float, float]]) -> str:
     return f'<polygon points="{" ".join(f"{x:g},{y:g}" for x, y in points)}"/>'
 
 
@@ -166,15 +169,4 @@ def _round(side: float, lane: float, start: float, end: float) -> str:
     )
     back = side + way * (TIP + 1)
     tip = _tip(((side, end), (back, end - TIP + 1), (back, end + TIP - 1)))
-    return f'<path d="{line}"/>{tip}'
-
-
-def _loop(side: float, top: float) -> str:
-    """A step that leads back to where it began, small, at a state's right side."""
-    start, end = top + 6, top + HEIGHT - 6
-    reach = side + LOOP + 6
-    line = (
-        f"M{side:g} {start:g}C{reach:g} {start - 4:g} {reach:g} {end + 4:g} {side + TIP:g} {end:g}"
-    )
-    tip = _tip(((side, end), (side + TIP + 1, end - TIP + 1), (side + TIP + 1, end + TIP - 1)))
     return f'<path d="{line}"/>{tip}'

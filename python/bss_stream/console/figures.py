@@ -118,18 +118,25 @@ class Figures:
             if entry.kind not in _QUIET_KINDS:
                 told.append(entry)
         self._count(second, "swaps", len(swaps))
-        for entry in told[-EVENTS_OF_A_BATCH_MAX:]:
+        self._tell(told)
+
+    def _tell(self, entries: Sequence[_Entry]) -> None:
+        """One event for what one signal did of one kind, however many services it was about."""
+        of_one: dict[tuple[str, str, str], list[_Entry]] = {}
+        for entry in entries:
+            of_one.setdefault((entry.plan_id, entry.source, entry.kind), []).append(entry)
+        for (plan_id, _, kind), found in list(of_one.items())[-EVENTS_OF_A_BATCH_MAX:]:
             self._events.append(
                 {
-                    "at_ms": epoch_ms(entry.recorded_at),
+                    "at_ms": epoch_ms(found[0].recorded_at),
                     "type": "entry",
-                    "what": entry.kind,
-                    "plan_id": entry.plan_id,
-                    "service_id": entry.service_id or "",
-                    "units": entry.units,
-                    "amount_minor": entry.amount_minor,
-                    "currency": entry.currency,
-                    "where": entry.location_id or "",
+                    "what": kind,
+                    "plan_id": plan_id,
+                    "parts": [
+                        (one.units, one.service_id or "", one.amount_minor, one.currency)
+                        for one in found
+                    ],
+                    "where": found[0].location_id or "",
                 }
             )
 
@@ -187,7 +194,7 @@ class Figures:
             "outcomes": outcomes.most_common(),
             "lag_p50_ms": _percentile(lags, 0.5),
             "lag_p99_ms": _percentile(lags, 0.99),
-            "events": sorted(self._events, key=_at, reverse=True),
+            "events": [dict(event) for event in sorted(self._events, key=_at, reverse=True)],
         }
 
 

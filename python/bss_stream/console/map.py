@@ -1,16 +1,22 @@
-"""Where stations stand, on a plane: true to their directions, and none over another."""
+"""Where stations stand, a drawing for each region: true to directions, none over another."""
 
 import math
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-WIDTH: Final = 760
-HEIGHT_MAX: Final = 520
-HEIGHT_MIN: Final = 260
+WIDTH: Final = 620
+HEIGHT_MAX: Final = 420
+HEIGHT_MIN: Final = 240
 MARGIN: Final = 26
 APART: Final = 30
 """Between the middles of two stations, in units of the drawing."""
 ROUNDS: Final = 60
+
+
+REGION_KM: Final = 60.0
+"""Stations further apart than this, without others between them, are of different regions."""
+
+_KM_PER_DEGREE: Final = 111.2
 
 
 class Spot(NamedTuple):
@@ -28,12 +34,40 @@ class Plane(NamedTuple):
     spots: list[Spot]
 
 
+def regions(places: Sequence[tuple[float, float]]) -> list[list[int]]:
+    """The numbers of the places (latitude, longitude) of each region, the largest first."""
+    left = set(range(len(places)))
+    found: list[list[int]] = []
+    while left:
+        region = [min(left)]
+        left.discard(region[0])
+        for one in region:  # It grows as neighbours are found.
+            near = sorted(other for other in left if _km(places[one], places[other]) <= REGION_KM)
+            region += near
+            left.difference_update(near)
+        found.append(sorted(region))
+    return sorted(found, key=lambda region: (-len(region), region))
+
+
+def middle(places: Sequence[tuple[float, float]]) -> int:
+    """The number of the place that is nearest to all others' middle."""
+    lat = sum(place[0] for place in places) / len(places)
+    lon = sum(place[1] for place in places) / len(places)
+    return min(range(len(places)), key=lambda number: _km(places[number], (lat, lon)))
+
+
+def _km(one: tuple[float, float], other: tuple[float, float]) -> float:
+    """Nearly: a drawing needs no more."""
+    lat = math.radians((one[0] + other[0]) / 2)
+    return _KM_PER_DEGREE * math.hypot(one[0] - other[0], (one[1] - other[1]) * math.cos(lat))
+
+
 def plane(places: Sequence[tuple[float, float]]) -> Plane:
     """Latitudes and longitudes on a plane; stations that would overlap are moved apart."""
     if not places:
         return Plane(WIDTH, HEIGHT_MIN, [])
-    middle = math.radians(sum(lat for lat, _ in places) / len(places))
-    xs = [lon * math.cos(middle) for _, lon in places]
+    mean_lat = math.radians(sum(lat for lat, _ in places) / len(places))
+    xs = [lon * math.cos(mean_lat) for _, lon in places]
     ys = [-lat for lat, _ in places]
     wide, high = max(xs) - min(xs), max(ys) - min(ys)
     inner = WIDTH - 2 * MARGIN

@@ -68,7 +68,10 @@ class Units:
         except ConfigError:
             return grouped(units)
         number = _plain(exact.text(units, service.unit_digits))
-        return f"{number} {service.usage_unit}" if unit else number
+        if not unit:
+            return number
+        one = abs(units) == 1 and service.unit_digits == 0
+        return f"{number} {service.usage_unit.removesuffix('s') if one else service.usage_unit}"
 
     def money(self, amount_minor: int, currency: str) -> str:
         """`1 500.50 KES`."""

@@ -97,7 +97,7 @@ def _sent(value: bytes) -> Event:
         return _unreadable(str(error))
     told = _told(message.payload)
     reason = told.data.metadata.reason
-    parts: Sequence[str] = (*told.data.signals, reason, f"on {message.topic}")
+    parts: Sequence[str] = (*told.data.signals, reason) if reason else (message.topic,)
     return Event(
         at_ms=0 if told.timestamp is None else epoch_ms(told.timestamp),
         type=str(message.kind),

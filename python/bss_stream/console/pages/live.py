@@ -1,7 +1,7 @@
 """Live: throughput, outcomes, lag and the last events, pushed to the browser once a second."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
 
 import orjson
@@ -80,23 +80,22 @@ class Live:
             event["at"] = render.clock(event["at_ms"])
             event["what"] = render.words(event["what"])
             if event["type"] == "entry":
-                event["detail"] = self._detail(event)
+                event["detail"] = self._detail(event.pop("parts"), event.pop("where"))
         told["log_fault"] = context.watch.fault
         told["database_fault"], behind_ms = await self._database(figures.newest_recorded_ms)
         told["database_behind_ms"] = behind_ms
         told["now"] = render.stamp(context.clock_ms())
         return told
 
-    def _detail(self, event: dict[str, Any]) -> str:
+    def _detail(self, parts: Sequence[tuple[int, str, int, str]], where: str) -> str:
         units = self._context.units
-        parts = []
-        if event["amount_minor"]:
-            parts.append(units.money(event["amount_minor"], event["currency"]))
-        if event["units"]:
-            parts.append(units.quota(event["units"], event["service_id"]))
-        station = self._context.markets.catalogue.station_name(event["where"])
-        parts.append(station or event["where"] or units.service(event["service_id"]))
-        return " · ".join(filter(None, parts))
+        told = [units.money(minor, currency) for _, _, minor, currency in parts if minor]
+        told += [units.quota(count, service_id) for count, service_id, _, _ in parts if count]
+        if where:
+            told.append(self._context.markets.catalogue.station_name(where) or where)
+        elif parts[0][1]:
+            told.append(units.service(parts[0][1]))
+        return " · ".join(told)
 
     async def _database(self, newest_ms: int | None) -> tuple[str, int | None]:
         """What is wrong with the ledger database, and how far it is behind the log."""

@@ -27,7 +27,7 @@ from bss_stream.sink.read_model import Search
 
 RECENT_MAX: Final = 24
 RECENT_ROWS: Final = 200
-TIMELINE_MAX: Final = 120
+TIMELINE_MAX: Final = 60
 DIFFERENCES_SHOWN: Final = 12
 DAY_MS: Final = 86_400_000
 

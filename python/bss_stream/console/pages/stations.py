@@ -12,7 +12,7 @@ from starlette.routing import Route
 
 from bss_stream.console import forms
 from bss_stream.console.context import Context
-from bss_stream.console.map import Plane, Spot, plane
+from bss_stream.console.map import Plane, Spot, middle, plane, regions
 from bss_stream.setup.documents import Station
 
 
@@ -78,7 +78,6 @@ class Row:
     """One station."""
 
     station: Station
-    spot: Spot
     readiness: Readiness
     intents: int
     shelves: Sequence[Shelf]
@@ -93,11 +92,21 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Region:
+    """Stations near each other, where they stand."""
+
+    name: str
+    plane: Plane
+    spots: Sequence[tuple[Row, Spot]]
+    """The worst last, to be drawn over the others."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Board:
     """One market's stations, those first that need somebody."""
 
     rows: Sequence[Row]
-    plane: Plane
+    regions: Sequence[Region]
 
     def count(self, readiness: Readiness) -> int:
         return sum(row.readiness is readiness for row in self.rows)
@@ -143,19 +152,19 @@ class Stations:
         )
 
     def _board(self, stations: Sequence[Station], states: Mapping[str, bytes]) -> Board:
-        drawn = plane([(station.latitude, station.longitude) for station in stations])
-        rows = [
-            self._row(station, spot, states.get(station.location_id))
-            for station, spot in zip(stations, drawn.spots, strict=True)
+        rows = [self._row(station, states.get(station.location_id)) for station in stations]
+        places = [(station.latitude, station.longitude) for station in stations]
+        found = [
+            _region([rows[number] for number in region], [places[number] for number in region])
+            for region in regions(places)
         ]
         rows.sort(key=lambda row: (_ORDER[row.readiness], row.available, row.station.location_id))
-        return Board(rows=rows, plane=drawn)
+        return Board(rows=rows, regions=found)
 
-    def _row(self, station: Station, spot: Spot, state: bytes | None) -> Row:
+    def _row(self, station: Station, state: bytes | None) -> Row:
         if state is None:
             return Row(
                 station=station,
-                spot=spot,
                 readiness=Readiness.UNHEARD,
                 intents=0,
                 shelves=[self._shelf(station, fleet_id, None) for fleet_id in station.fleets],
@@ -164,8 +173,7 @@ class Stations:
         try:
             told = _decoder.decode(catalogue.describe(station.location_id, state))
         except ValueError:
-            readiness, stock = Readiness.UNKNOWN, {}
-            return Row(station=station, spot=spot, readiness=readiness, intents=0, shelves=())
+            return Row(station=station, readiness=Readiness.UNKNOWN, intents=0, shelves=())
         stock = {one.fleet_id: one for one in told.stock}
         shelves = [
             self._shelf(station, fleet_id, stock[fleet_id])
@@ -174,7 +182,6 @@ class Stations:
         ]
         return Row(
             station=station,
-            spot=spot,
             readiness=_readiness(shelves),
             intents=told.intents,
             shelves=shelves,
@@ -199,6 +206,13 @@ class Stations:
             returns=stock.total_returns,
             restocks=stock.total_restocks,
         )
+
+
+def _region(rows: Sequence[Row], places: Sequence[tuple[float, float]]) -> Region:
+    drawn = plane(places)
+    spots = sorted(zip(rows, drawn.spots, strict=True), key=lambda pair: -_ORDER[pair[0].readiness])
+    name = rows[middle(places)].station.name
+    return Region(name=f"around {name}", plane=drawn, spots=spots)
 
 
 def _readiness(shelves: Sequence[Shelf]) -> Readiness:

@@ -60,22 +60,30 @@ function figures(told) {
 
 function behind(ms) {
   if (ms === null) return "–";
-  return ms < 1000 ? "less than 1 s" : `${number(Math.round(ms / 1000))} s`;
+  return ms < 1000 ? "up to date" : `${number(Math.round(ms / 1000))} s behind`;
 }
 
 function outcomes(pairs) {
-  const most = Math.max(1, ...pairs.map(([, count]) => count));
-  byId("no-outcomes").hidden = pairs.length > 0;
+  const all = pairs.reduce((sum, [, count]) => sum + count, 0);
+  const ok = pairs.find(([reason]) => reason === "ok")?.[1] ?? 0;
+  const refused = pairs.filter(([reason]) => reason !== "ok");
+  const share = byId("ok-share");
+  byId("no-outcomes").hidden = all > 0;
+  byId("refused-head").hidden = refused.length === 0;
+  share.hidden = all === 0;
+  say(share.querySelector("[data-text]"), `${((100 * ok) / Math.max(all, 1)).toFixed(1)} %`);
+  say(share.querySelector("[data-of]"), `ok, ${number(ok)} of ${number(all)}`);
+  const most = Math.max(1, ...refused.map(([, count]) => count));
   byId("outcomes").tBodies[0].replaceChildren(
-    ...pairs.map(([reason, count]) => {
-      const row = element("tr", undefined, reason === "ok" ? "ok" : "refused");
+    ...refused.map(([reason, count]) => {
+      const row = element("tr", undefined, "refused");
       const name = element("th", reason.replaceAll("_", " "));
       name.scope = "row";
       const cell = element("td", undefined, "share");
       const bar = drawn("svg", { class: "bar", viewBox: "0 0 100 6", preserveAspectRatio: "none", "aria-hidden": "true" });
       bar.append(
         drawn("rect", { class: "track", width: 100, height: 6 }),
-        drawn("rect", { class: "fill", width: Math.max(1, (100 * count) / most).toFixed(1), height: 6 }),
+        drawn("rect", { class: "fill", width: ((100 * count) / most).toFixed(1), height: 6 }),
       );
       cell.append(bar);
       row.append(name, cell, element("td", number(count), "number"));
