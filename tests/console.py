@@ -13,7 +13,7 @@ from bss_stream.config import Config, Console, EmbeddedLog, Log
 from bss_stream.console.app import make_app
 from bss_stream.console.pages.live import Live
 from bss_stream.console.serve import make_context
-from bss_stream.log.embedded import EmbeddedLog as OpenedLog
+from bss_stream.roles import open_log
 from bss_stream.testing import Playground
 from bss_stream.validation import Secret
 from tests.logs import chunk
@@ -37,8 +37,7 @@ def configured(folder: Path, token: str | None = TOKEN) -> Config:
 
 async def furnish(config: Config, play: Playground) -> None:
     """Write what a playground has taken and made, as the platform would have."""
-    log = OpenedLog(config.log_directory, partitions=play.partitions)
-    await log.open()
+    log = await open_log(config)
     appender = await log.appender()
     for one in play.consumed:
         await appender.append([chunk(one.topic, one.partition, (one.key, one.value))])
