@@ -52,6 +52,8 @@ AWAITED: Final = frozenset(
         "station_tap",
         "report_lost",
         "continue_service",
+        "station_readiness",
+        "operator_shift",
     )
 )
 """Somebody stood there, was told no, and asks again: an answer now would open a door to nobody."""
@@ -59,6 +61,7 @@ AWAITED: Final = frozenset(
 REPORTS: Final = {
     "odoo_sync": "subscription",
     "station_stock": "stock",
+    "station_equipment": "equipment",
     "asset_status": "asset",
     "asset_scan": "asset",
 }

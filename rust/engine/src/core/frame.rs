@@ -157,18 +157,22 @@ impl OutboxKind {
     }
 }
 
-/// Appends the header of an outbox frame (QoS 1, not retained) for a topic in parts; the payload
-/// follows.
+/// Appends the header of an outbox frame (QoS 1) for a topic in parts; the payload follows.
 pub fn outbox_header(
     out: &mut Vec<u8>,
     kind: OutboxKind,
+    is_retained: bool,
     expiry_s: u64,
     correlation: &str,
     topic: &[&str],
 ) {
     out.extend_from_slice(b"1\t");
     out.extend_from_slice(kind.name().as_bytes());
-    out.extend_from_slice(b"\t1\t0\t");
+    out.extend_from_slice(if is_retained {
+        b"\t1\t1\t"
+    } else {
+        b"\t1\t0\t"
+    });
     write_digits(out, expiry_s);
     text(out, correlation);
     out.push(b'\t');
@@ -246,7 +250,7 @@ mod tests {
         #[test]
         fn a_header_is_one_line_whatever_the_fields_hold(topic: String, correlation: String) {
             let mut out = Vec::new();
-            outbox_header(&mut out, OutboxKind::Echo, 300, &correlation, &[&topic, "/", &topic]);
+            outbox_header(&mut out, OutboxKind::Echo, false, 300, &correlation, &[&topic, "/", &topic]);
             prop_assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), 1);
             prop_assert_eq!(out.iter().filter(|&&b| b == b'\t').count(), 6);
         }

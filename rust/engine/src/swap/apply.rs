@@ -50,6 +50,11 @@ fn is_deduplicated(event: Event) -> bool {
         Event::IdentifyCustomer
         | Event::ArmAllocate
         | Event::StationStock
+        | Event::StationEquipment
+        | Event::StationReadiness
+        | Event::AssetOperation
+        | Event::OperatorShift
+        | Event::StationIncident
         | Event::AllocationIssued
         | Event::AllocationDenied
         | Event::Allocate
@@ -147,6 +152,11 @@ fn rule(
         Event::AllocationDenied => self_service::denied(turn, plan, request),
         Event::ArmAllocate
         | Event::StationStock
+        | Event::StationEquipment
+        | Event::StationReadiness
+        | Event::AssetOperation
+        | Event::OperatorShift
+        | Event::StationIncident
         | Event::Allocate
         | Event::AllocationRelease
         | Event::StockMoved

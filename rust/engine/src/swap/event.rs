@@ -22,6 +22,11 @@ pub enum Event {
     // From outside, to stations.
     ArmAllocate,
     StationStock,
+    StationEquipment,
+    StationReadiness,
+    AssetOperation,
+    OperatorShift,
+    StationIncident,
     // From outside, to assets.
     AssetStatus,
     AssetScan,
@@ -87,6 +92,15 @@ events! {
         [("echo/abs/service/plan/", "/continue_service")];
     ArmAllocate, "arm_allocate", Station, [];
     StationStock, "station_stock", Station, [];
+    StationEquipment, "station_equipment", Station, [];
+    StationReadiness, "station_readiness", Station,
+        [("echo/abs/operator/station/", "/readiness")];
+    AssetOperation, "asset_operation", Station,
+        [("echo/abs/operator/station/", "/asset_operation")];
+    OperatorShift, "operator_shift", Station,
+        [("echo/abs/operator/station/", "/shift")];
+    StationIncident, "station_incident", Station,
+        [("echo/abs/operator/station/", "/incident")];
     AssetStatus, "asset_status", Asset, [];
     AssetScan, "asset_scan", Asset, [("echo/abs/attendant/asset/", "/scan")];
     AllocationIssued, "allocation_issued", Plan, [];

@@ -53,6 +53,16 @@ pub struct Request<'a> {
     pub condition: Text<'a>,
     /// What an attendant did.
     pub activity: Text<'a>,
+    /// Batteries that are moved, as text.
+    pub quantity: Option<&'a str>,
+    /// The account that they come from.
+    pub from: Text<'a>,
+    /// The account that they go to.
+    pub to: Text<'a>,
+    /// What kind of incident has happened.
+    pub incident: Text<'a>,
+    /// What the operator says of it.
+    pub description: Text<'a>,
     /// What a customer chooses after a battery was found.
     pub choice: Text<'a>,
     /// The battery given back at a staffed station.
@@ -182,6 +192,11 @@ impl<'a> Parser<'a> {
             (Scope::Top | Scope::Data, "asset_id") => text(reader, &mut r.asset_id),
             (Scope::Data, "condition") => text(reader, &mut r.condition),
             (Scope::Data, "activity") => text(reader, &mut r.activity),
+            (Scope::Data, "quantity") => number(reader, &mut r.quantity),
+            (Scope::Data, "from") => text(reader, &mut r.from),
+            (Scope::Data, "to") => text(reader, &mut r.to),
+            (Scope::Data, "incident") => text(reader, &mut r.incident),
+            (Scope::Data, "description") => text(reader, &mut r.description),
             (Scope::Data, "choice") => text(reader, &mut r.choice),
             (Scope::Top, "status") => text(reader, &mut r.status),
             (Scope::Top, "reason") => text(reader, &mut r.reason),

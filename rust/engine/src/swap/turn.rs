@@ -250,6 +250,26 @@ impl Turn<'_> {
         self.publish_on(kind, &[topic], payload);
     }
 
+    /// Sends an MQTT message that the broker keeps until there is a newer one on its topic.
+    pub fn publish_retained(
+        &mut self,
+        kind: OutboxKind,
+        topic: &str,
+        payload: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let mut record = self.open(Topic::Outbox);
+        frame::outbox_header(
+            &mut record.data,
+            kind,
+            true,
+            0,
+            self.correlation_id,
+            &[topic],
+        );
+        payload(&mut record.data);
+        self.lanes.out.close(record);
+    }
+
     /// Sends an MQTT message on a topic in parts; tells where the body lies in the lane.
     pub fn publish_on(
         &mut self,
@@ -259,7 +279,7 @@ impl Turn<'_> {
     ) -> Range<usize> {
         let mut record = self.open(Topic::Outbox);
         let out = &mut record.data;
-        frame::outbox_header(out, kind, EXPIRY_S, self.correlation_id, topic);
+        frame::outbox_header(out, kind, false, EXPIRY_S, self.correlation_id, topic);
         let start = out.len();
         payload(out);
         let body = start..out.len();

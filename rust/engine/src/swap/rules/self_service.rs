@@ -506,6 +506,7 @@ fn book_late(
 pub fn denied(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_>) -> Ruling {
     let reason = match request.reason.as_deref() {
         Some("inventory_empty") => Reason::InventoryEmpty,
+        Some("station_not_ready") => Reason::StationNotReady,
         _ => Reason::AllocationDenied,
     };
     let awaited = plan
