@@ -151,7 +151,7 @@ async def test_an_operator_watches_riders(network: Network, open_page: OpenPage)
         await page.locator(".timeline .echo").first.wait_for(timeout=WAIT_MS)
 
         await page.goto(f"{url(network.config)}/stations")
-        heard = page.locator(".card.ready, .card.low, .card.empty")
+        heard = page.locator(".card.ready, .card.limited, .card.not_ready")
         await heard.first.wait_for(timeout=WAIT_MS)
         assert await page.locator(".spot").count() == await page.locator(".card").count()
         riders.stop()

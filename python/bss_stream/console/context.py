@@ -44,6 +44,7 @@ class Markets:
         self.stations: dict[str, tuple[Station, ...]] = {}
         """By the market's name."""
         self.zones: dict[str, str] = {}
+        """By the market's id, as are the names."""
         self.names: dict[str, str] = {}
         self._templates: dict[tuple[str, int], Template] = {}
         for market in setup.markets:
@@ -64,6 +65,10 @@ class Markets:
                     market_id=settings.market_id,
                     swaps_a_day_max=min(limits, default=None),
                 )
+
+    def zone_of(self, name: str) -> str:
+        """The time zone of the market of this name."""
+        return next(self.zones[market_id] for market_id, one in self.names.items() if one == name)
 
     def template(self, template_id: str, version: int) -> Template | None:
         """None for one that the set-up has no longer."""

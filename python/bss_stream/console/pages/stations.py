@@ -1,9 +1,11 @@
 """Stations: where they stand, whether they can serve, and what they have in stock."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date, datetime
 from enum import StrEnum
 from typing import Final
+from zoneinfo import ZoneInfo
 
 import msgspec
 from starlette.requests import Request
@@ -17,11 +19,10 @@ from bss_stream.setup.documents import Station
 
 
 class Readiness(StrEnum):
-    """Whether a rider who comes now gets a battery; the worst first."""
+    """Whether a rider who comes now gets a battery, by the station's state; the worst first."""
 
-    EMPTY = "empty"
-    """Some fleet has none to give."""
-    LOW = "low"
+    NOT_READY = "not_ready"
+    LIMITED = "limited"
     READY = "ready"
     UNHEARD = "unheard"
     """Nothing was heard of it: what the set-up says."""
@@ -29,7 +30,9 @@ class Readiness(StrEnum):
     """Its state names what this console's set-up lacks."""
 
 
+_FIRST_DAY: Final = date(1970, 1, 1).toordinal()
 _ORDER: Final = {readiness: number for number, readiness in enumerate(Readiness)}
+_BY_NAME: Final = {readiness.name: readiness for readiness in Readiness}
 
 
 class _Stock(msgspec.Struct, frozen=True):
@@ -38,14 +41,25 @@ class _Stock(msgspec.Struct, frozen=True):
     promised: int
     is_low: bool
     is_in_high_demand: bool
-    total_assignments: int
-    total_returns: int
     total_restocks: int
+    set_aside: dict[str, int]
+    today: dict[str, int]
+
+
+class _Shift(msgspec.Struct, frozen=True):
+    operator: str
+    started_ms: int
 
 
 class _State(msgspec.Struct, frozen=True):
+    day: int
+    """That is counted, in days since 1970-01-01 of the market's zone."""
+    readiness: str | None
+    because: str | None
     stock: list[_Stock]
     intents: int
+    incidents_today: int
+    shift: _Shift | None
 
 
 _decoder: Final = msgspec.json.Decoder(_State)
@@ -63,9 +77,11 @@ class Shelf:
     capacity: int
     is_low: bool = False
     is_in_high_demand: bool = False
-    assignments: int = 0
-    returns: int = 0
     restocks: int = 0
+    set_aside: Mapping[str, int] = field(default_factory=dict)
+    """Batteries that are here and not in stock, by account; those alone that have some."""
+    today: Mapping[str, int] = field(default_factory=dict)
+    """Counts of the station's day; those alone that are not 0."""
 
     @property
     def width(self) -> float:
@@ -79,7 +95,11 @@ class Row:
 
     station: Station
     readiness: Readiness
-    intents: int
+    because: str = ""
+    intents: int = 0
+    incidents: int = 0
+    """Of today."""
+    shift: _Shift | None = None
     shelves: Sequence[Shelf]
 
     @property
@@ -88,7 +108,19 @@ class Row:
 
     @property
     def assignments(self) -> int:
-        return sum(shelf.assignments for shelf in self.shelves)
+        """Batteries that went out today."""
+        return sum(shelf.today.get("assignments", 0) for shelf in self.shelves)
+
+    @property
+    def refusals(self) -> int:
+        """Requests of today that got none."""
+        counted = (shelf.today for shelf in self.shelves)
+        return sum(
+            count
+            for today in counted
+            for name, count in today.items()
+            if name not in ("assignments", "returns")
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,6 +155,10 @@ class Board:
     def assignments(self) -> int:
         return sum(row.assignments for row in self.rows)
 
+    @property
+    def refusals(self) -> int:
+        return sum(row.refusals for row in self.rows)
+
 
 class Stations:
     """The page."""
@@ -147,12 +183,18 @@ class Stations:
             request.scope,
             markets=list(markets),
             market=chosen,
-            board=self._board(stations, states),
+            board=self._board(stations, states, self._today(chosen)),
             Readiness=Readiness,
         )
 
-    def _board(self, stations: Sequence[Station], states: Mapping[str, bytes]) -> Board:
-        rows = [self._row(station, states.get(station.location_id)) for station in stations]
+    def _today(self, market: str) -> int:
+        """The market's calendar day, as stations count days."""
+        zone = ZoneInfo(self._context.markets.zone_of(market))
+        now = datetime.fromtimestamp(self._context.clock_ms() / 1000, zone)
+        return now.toordinal() - _FIRST_DAY
+
+    def _board(self, stations: Sequence[Station], states: Mapping[str, bytes], today: int) -> Board:
+        rows = [self._row(station, states.get(station.location_id), today) for station in stations]
         places = [(station.latitude, station.longitude) for station in stations]
         found = [
             _region([rows[number] for number in region], [places[number] for number in region])
@@ -161,30 +203,33 @@ class Stations:
         rows.sort(key=lambda row: (_ORDER[row.readiness], row.available, row.station.location_id))
         return Board(rows=rows, regions=found)
 
-    def _row(self, station: Station, state: bytes | None) -> Row:
+    def _row(self, station: Station, state: bytes | None, today: int) -> Row:
         if state is None:
-            return Row(
-                station=station,
-                readiness=Readiness.UNHEARD,
-                intents=0,
-                shelves=[self._shelf(station, fleet_id, None) for fleet_id in station.fleets],
-            )
+            shelves = [self._shelf(station, fleet_id, None) for fleet_id in station.fleets]
+            return Row(station=station, readiness=Readiness.UNHEARD, shelves=shelves)
         catalogue = self._context.markets.catalogue
         try:
             told = _decoder.decode(catalogue.describe(station.location_id, state))
         except ValueError:
-            return Row(station=station, readiness=Readiness.UNKNOWN, intents=0, shelves=())
-        stock = {one.fleet_id: one for one in told.stock}
-        shelves = [
-            self._shelf(station, fleet_id, stock[fleet_id])
-            for fleet_id in station.fleets
-            if fleet_id in stock
-        ]
+            return Row(station=station, readiness=Readiness.UNKNOWN, shelves=())
+        # A station turns its day when something happens there.
+        is_today = told.day == today
+        stock = {
+            one.fleet_id: one if is_today else msgspec.structs.replace(one, today={})
+            for one in told.stock
+        }
         return Row(
             station=station,
-            readiness=_readiness(shelves),
+            readiness=_BY_NAME.get(told.readiness or "", Readiness.UNKNOWN),
+            because=told.because or "",
             intents=told.intents,
-            shelves=shelves,
+            incidents=told.incidents_today if is_today else 0,
+            shift=told.shift,
+            shelves=[
+                self._shelf(station, fleet_id, stock[fleet_id])
+                for fleet_id in station.fleets
+                if fleet_id in stock
+            ],
         )
 
     def _shelf(self, station: Station, fleet_id: str, stock: _Stock | None) -> Shelf:
@@ -202,9 +247,9 @@ class Stations:
             capacity=slots.capacity,
             is_low=stock.is_low,
             is_in_high_demand=stock.is_in_high_demand,
-            assignments=stock.total_assignments,
-            returns=stock.total_returns,
             restocks=stock.total_restocks,
+            set_aside={name: count for name, count in stock.set_aside.items() if count},
+            today={name: count for name, count in stock.today.items() if count},
         )
 
 
@@ -213,11 +258,3 @@ def _region(rows: Sequence[Row], places: Sequence[tuple[float, float]]) -> Regio
     spots = sorted(zip(rows, drawn.spots, strict=True), key=lambda pair: -_ORDER[pair[0].readiness])
     name = rows[middle(places)].station.name
     return Region(name=f"around {name}", plane=drawn, spots=spots)
-
-
-def _readiness(shelves: Sequence[Shelf]) -> Readiness:
-    if any(shelf.available <= 0 for shelf in shelves):
-        return Readiness.EMPTY
-    if any(shelf.is_low for shelf in shelves):
-        return Readiness.LOW
-    return Readiness.READY
