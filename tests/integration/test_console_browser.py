@@ -137,7 +137,7 @@ async def test_an_operator_watches_riders(network: Network, open_page: OpenPage)
         assert await page.locator("#stream").get_attribute("data-state") == "live"
         assert await page.locator('[data-figure="swaps"] polyline').count() == 1
         await page.locator("#ok-share").wait_for(timeout=WAIT_MS)
-        event = page.locator("#events tbody a").first
+        event = page.locator("#events .plan a").first
         await event.wait_for(timeout=WAIT_MS)
         plan_id = await event.inner_text()
 
@@ -207,7 +207,7 @@ async def test_a_phone_shows_everything_in_its_width(network: Network, open_page
     page = await open_page(PHONE)
     await entered(network.config, page)
     async with network.riders() as riders:
-        link = page.locator("#events tbody a").first
+        link = page.locator("#events .plan a").first
         await link.wait_for(timeout=WAIT_MS)
         plan_id = await link.inner_text()
         await page.goto(f"{url(network.config)}/dead-letters")

@@ -266,6 +266,7 @@ def test_figures_count_what_went_by() -> None:
     reasons = [echo["data"]["metadata"]["reason"] for echo in play.echoes]
     assert outcomes == {one: reasons.count(one) for one in reasons}
     assert told["events"][0]["what"] == "bad_key"
+    assert told["events"][0]["letter"] == "0-0"
     assert figures.newest_recorded_ms is not None
 
 

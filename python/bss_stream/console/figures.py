@@ -87,13 +87,14 @@ class Figures:
         if fetched.topic in topics.SIGNALS:
             self._count(second, "signals", len(fetched.offsets))
             return
+        if fetched.topic == topics.DEAD_LETTER:
+            self._take_letters(second, fetched)
+            return
         values = [value for _, value in unpack(fetched.data) if value is not None]
         if fetched.topic in topics.LEDGERS:
             self._take_entries(second, values)
         elif fetched.topic == topics.OUTBOX:
             self._take_messages(second, values)
-        elif fetched.topic == topics.DEAD_LETTER:
-            self._take_letters(second, values)
 
     def _count(self, second: _Second, name: str, count: int) -> None:
         second.counts[name] += count
@@ -150,9 +151,9 @@ class Figures:
                 self._count(second, "echoes", 1)
                 second.outcomes[_reason(message.payload)] += 1
 
-    def _take_letters(self, second: _Second, values: Sequence[bytes]) -> None:
-        for value in values:
-            letter = decode_dead_letter(value)
+    def _take_letters(self, second: _Second, fetched: Fetched) -> None:
+        for offset, (_, value) in zip(fetched.offsets, unpack(fetched.data), strict=True):
+            letter = decode_dead_letter(value or b"")
             if letter.reason != REPLAYED:
                 self._count(second, "letters", 1)
             self._events.append(
@@ -160,6 +161,7 @@ class Figures:
                     "at_ms": letter.received_ms,
                     "type": "letter",
                     "what": letter.reason,
+                    "letter": f"{fetched.partition}-{offset}",
                     "plan_id": "",
                     "detail": letter.detail[:120],
                 }

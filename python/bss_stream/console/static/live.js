@@ -19,6 +19,12 @@ function element(name, text, className) {
   return made;
 }
 
+function linked(text, path) {
+  const link = element("a", text);
+  link.href = path;
+  return link;
+}
+
 function drawn(name, attributes) {
   const made = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
@@ -101,15 +107,14 @@ function events(list) {
   table.tBodies[0].replaceChildren(
     ...list.slice(0, EVENTS_SHOWN).map((event) => {
       const row = element("tr", undefined, event.type);
-      const plan = element("td");
-      if (event.plan_id) {
-        const link = element("a", event.plan_id);
-        link.href = `/plans/${encodeURIComponent(event.plan_id)}`;
-        plan.append(link);
-      }
+      const what = element("td");
+      const plan = element("td", undefined, "plan");
+      if (event.letter) what.append(linked(`dead letter: ${event.what}`, `/dead-letters/${event.letter}`));
+      else what.append(event.what);
+      if (event.plan_id) plan.append(linked(event.plan_id, `/plans/${encodeURIComponent(event.plan_id)}`));
       row.append(
         element("td", event.at, "time"),
-        element("td", event.type === "letter" ? `dead letter: ${event.what}` : event.what),
+        what,
         plan,
         element("td", event.detail, "detail"),
       );
