@@ -1,5 +1,6 @@
 """What MQTT 5 says of every echo beside its payload, whichever role sends it."""
 
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from typing import Final
 
@@ -14,3 +15,11 @@ ECHO_PROPERTIES: Final = (
     ("application", "abs-platform"),
 )
 """User properties."""
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def rfc3339(ms: int) -> str:
+    """A time as the wire has it."""
+    moment = _EPOCH + timedelta(milliseconds=ms)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

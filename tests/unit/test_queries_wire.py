@@ -70,7 +70,7 @@ def body(fields: dict[str, Any] | None = None, **changes: Any) -> bytes:
 )
 def test_good_queries(topic: str, data: dict[str, Any], expected: wire.Request) -> None:
     reading = read(topic, body(data))
-    assert (reading.request, reading.correlation_id, reading.plan_id) == (expected, "c-1", "p-1")
+    assert (reading.request, reading.correlation_id, reading.id) == (expected, "c-1", "p-1")
 
 
 @pytest.mark.parametrize(
@@ -236,6 +236,11 @@ def test_no_correlation_id_can_leave_the_topic_of_nearby_echoes(told: str) -> No
 
 def test_shared_or_not_the_same_topics_are_subscribed_to() -> None:
     plain = [one.filter for one in wire.subscriptions(None)]
-    assert plain == [HISTORY.replace("p-1", "+"), BALANCE.replace("p-1", "+"), NEARBY]
+    assert plain == [
+        *(one.replace("p-1", "+") for one in (HISTORY, BALANCE)),
+        NEARBY,
+        "emit/uxi/operator/station/+/report",
+        "emit/uxi/manager/fleet/+/report",
+    ]
     shared = [one.filter for one in wire.subscriptions("bss-queries")]
     assert shared == [f"$share/bss-queries/{name}" for name in plain]

@@ -12,7 +12,7 @@ from bss_stream import __version__, diagram, topic_table
 from bss_stream._engine import check_model
 from bss_stream.cli import console as console_command
 from bss_stream.cli import coverage as coverage_command
-from bss_stream.cli import dead_letters, running
+from bss_stream.cli import dead_letters, report, running
 from bss_stream.cli import demo as demo_command
 from bss_stream.cli.options import ConfigPath
 from bss_stream.config import Config
@@ -38,6 +38,7 @@ config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(report.app, name="report")
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -148,7 +149,7 @@ def sink(config: ConfigPath = None, instance: Instance = None, verbose: Verbose 
 
 @app.command()
 def query(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
-    """Riders' queries out of the ledger database: swap history, balance, stations nearby."""
+    """Queries of riders, operators and asset managers out of the ledger database."""
     _run_roles(config, ("queries",), instance, verbose)
 
 

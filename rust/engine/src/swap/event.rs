@@ -22,11 +22,6 @@ pub enum Event {
     // From outside, to stations.
     ArmAllocate,
     StationStock,
-    StationEquipment,
-    StationReadiness,
-    AssetOperation,
-    OperatorShift,
-    StationIncident,
     // From outside, to assets.
     AssetStatus,
     AssetScan,
@@ -43,6 +38,12 @@ pub enum Event {
     AssetLost,
     AssetFound,
     AssetDamaged,
+    // From devices and operators, to stations: rarer than all others, and looked for last.
+    StationEquipment,
+    StationReadiness,
+    AssetOperation,
+    OperatorShift,
+    StationIncident,
 }
 
 /// Everything that is fixed about an event.
@@ -92,15 +93,6 @@ events! {
         [("echo/abs/service/plan/", "/continue_service")];
     ArmAllocate, "arm_allocate", Station, [];
     StationStock, "station_stock", Station, [];
-    StationEquipment, "station_equipment", Station, [];
-    StationReadiness, "station_readiness", Station,
-        [("echo/abs/operator/station/", "/readiness")];
-    AssetOperation, "asset_operation", Station,
-        [("echo/abs/operator/station/", "/asset_operation")];
-    OperatorShift, "operator_shift", Station,
-        [("echo/abs/operator/station/", "/shift")];
-    StationIncident, "station_incident", Station,
-        [("echo/abs/operator/station/", "/incident")];
     AssetStatus, "asset_status", Asset, [];
     AssetScan, "asset_scan", Asset, [("echo/abs/attendant/asset/", "/scan")];
     AllocationIssued, "allocation_issued", Plan, [];
@@ -115,6 +107,15 @@ events! {
     AssetLost, "asset_lost", Plan, [];
     AssetFound, "asset_found", Plan, [];
     AssetDamaged, "asset_damaged", Plan, [];
+    StationEquipment, "station_equipment", Station, [];
+    StationReadiness, "station_readiness", Station,
+        [("echo/abs/operator/station/", "/readiness")];
+    AssetOperation, "asset_operation", Station,
+        [("echo/abs/operator/station/", "/asset_operation")];
+    OperatorShift, "operator_shift", Station,
+        [("echo/abs/operator/station/", "/shift")];
+    StationIncident, "station_incident", Station,
+        [("echo/abs/operator/station/", "/incident")];
 }
 
 impl Event {

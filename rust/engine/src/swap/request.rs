@@ -192,11 +192,6 @@ impl<'a> Parser<'a> {
             (Scope::Top | Scope::Data, "asset_id") => text(reader, &mut r.asset_id),
             (Scope::Data, "condition") => text(reader, &mut r.condition),
             (Scope::Data, "activity") => text(reader, &mut r.activity),
-            (Scope::Data, "quantity") => number(reader, &mut r.quantity),
-            (Scope::Data, "from") => text(reader, &mut r.from),
-            (Scope::Data, "to") => text(reader, &mut r.to),
-            (Scope::Data, "incident") => text(reader, &mut r.incident),
-            (Scope::Data, "description") => text(reader, &mut r.description),
             (Scope::Data, "choice") => text(reader, &mut r.choice),
             (Scope::Top, "status") => text(reader, &mut r.status),
             (Scope::Top, "reason") => text(reader, &mut r.reason),
@@ -247,6 +242,11 @@ impl<'a> Parser<'a> {
                 text(reader, &mut r.payment_method)
             }
             (Scope::Data | Scope::PaymentData, "payment_type") => text(reader, &mut r.payment_type),
+            (Scope::Data, "quantity") => number(reader, &mut r.quantity),
+            (Scope::Data, "from") => text(reader, &mut r.from),
+            (Scope::Data, "to") => text(reader, &mut r.to),
+            (Scope::Data, "incident") => text(reader, &mut r.incident),
+            (Scope::Data, "description") => text(reader, &mut r.description),
             _ => Ok(reader.skip()?),
         }
     }
