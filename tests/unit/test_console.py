@@ -21,7 +21,16 @@ from tests.rider_story import hand_over, paid_plan, send
 from tests.unit.histories import rfc3339
 
 HOSTILE: Final = "<script>alert('x')</script>"
-PAGES: Final = ("/", "/stations", "/plans", "/plans/p-1", "/ledger", "/dead-letters")
+PAGES: Final = (
+    "/",
+    "/stations",
+    "/operator",
+    "/fleets",
+    "/plans",
+    "/plans/p-1",
+    "/ledger",
+    "/dead-letters",
+)
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +217,19 @@ async def test_stations(browser: Browser) -> None:
     assert "station-nbi" not in other
 
 
+async def test_the_reports(browser: Browser) -> None:
+    operator = unescape(await browser.page("/operator"))
+    assert operator.count("<tbody>") == operator.count('class="group"') > 40
+    assert "station-lome-001" in await browser.page("/operator?market=Lom%C3%A9%2C+Togo")
+    # The rider's battery went out at station-nbi-001, and the next one, days ago.
+    assert re.search(r"station-nbi-001.*?out", operator, re.DOTALL)
+    fleets = unescape(await browser.page("/fleets?days=30"))
+    assert "<code>bat-2</code>" in fleets
+    assert "1\u202f500.50 KES" in fleets
+    assert "Central Business District" in fleets
+    assert "No station has issued" in await browser.page("/fleets?market=Lom%C3%A9%2C+Togo")
+
+
 async def test_the_ledger_page_by_page(
     browser: Browser, play: Playground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,7 +323,7 @@ async def test_what_is_away_is_told_and_comes_back(tmp_path: Path) -> None:
         await browser.log_in()
         page = await browser.page("/")
         assert "The ledger database is away" in page
-        for path in ("/stations", "/plans", "/plans/p-1", "/ledger"):
+        for path in ("/stations", "/operator", "/fleets", "/plans", "/plans/p-1", "/ledger"):
             page = await browser.page(path, 503)
             assert "The ledger database is away" in page
             assert "data-refresh" in page

@@ -21,10 +21,12 @@ from bss_stream.config_check import LOOPBACK
 from bss_stream.console.access import COOKIE, Access
 from bss_stream.console.context import Context
 from bss_stream.console.forms import FORM_BYTES_MAX
+from bss_stream.console.pages.fleets import Fleets
 from bss_stream.console.pages.ledger import Ledger
 from bss_stream.console.pages.letters import Letters
 from bss_stream.console.pages.live import Live
 from bss_stream.console.pages.login import Login
+from bss_stream.console.pages.operator import Operator
 from bss_stream.console.pages.plans import Plans
 from bss_stream.console.pages.stations import Stations
 from bss_stream.console.render import static_directory
@@ -56,7 +58,15 @@ def make_app(context: Context, *, secure: bool) -> tuple[Starlette, Live]:
     `secure` says that browsers reach it by HTTPS.
     """
     live = Live(context)
-    pages = (live, Stations(context), Plans(context), Ledger(context), Letters(context))
+    pages = (
+        live,
+        Stations(context),
+        Operator(context),
+        Fleets(context),
+        Plans(context),
+        Ledger(context),
+        Letters(context),
+    )
     routes = [
         *(route for page in pages for route in page.routes),
         *Login(context, secure=secure).routes,
@@ -75,6 +85,7 @@ def make_app(context: Context, *, secure: bool) -> tuple[Starlette, Live]:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
             await context.database.close()
+            await context.reports.close()
 
     app = Starlette(
         routes=routes,

@@ -15,6 +15,7 @@ from bss_stream.console.watch import Watch
 from bss_stream.dead_letters import Judgement, Order
 from bss_stream.log.protocol import FollowableLog
 from bss_stream.queries.catalogue import Catalogue
+from bss_stream.reports.network import Market, Network
 from bss_stream.setup import Setup, compile_setup
 from bss_stream.setup.documents import LocationFile, PlanFile, Station
 
@@ -36,6 +37,7 @@ class Markets:
     def __init__(self, setup: Setup) -> None:
         self._engine = _engine.Engine(compile_setup(setup), partitions=1)
         self.catalogue = Catalogue.of(setup, self._engine.describe_state)
+        self.network = Network.of(setup, self._engine.describe_state)
         self.models = {
             model.model_id: diagram.read(model.raw)
             for model in setup.models
@@ -66,9 +68,11 @@ class Markets:
                     swaps_a_day_max=min(limits, default=None),
                 )
 
-    def zone_of(self, name: str) -> str:
-        """The time zone of the market of this name."""
-        return next(self.zones[market_id] for market_id, one in self.names.items() if one == name)
+    def chosen(self, name: str) -> tuple[str, Market]:
+        """The market of this name, and the name; the first one if there is none."""
+        by_name = {self.names[market.market_id]: market for market in self.network.markets}
+        found = name if name in by_name else next(iter(by_name))
+        return found, by_name[found]
 
     def template(self, template_id: str, version: int) -> Template | None:
         """None for one that the set-up has no longer."""
@@ -86,6 +90,8 @@ class Context:
 
     access: Access
     database: LedgerDatabase
+    reports: LedgerDatabase
+    """The same, by a connection of its own: a report reads long, and others must not wait."""
     watch: Watch
     markets: Markets
     units: Units

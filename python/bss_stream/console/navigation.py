@@ -13,6 +13,8 @@ class Entry(NamedTuple):
 ENTRIES: Final = (
     Entry("Live", "/"),
     Entry("Stations", "/stations"),
+    Entry("Operator", "/operator"),
+    Entry("Fleets", "/fleets"),
     Entry("Plans", "/plans"),
     Entry("Ledger", "/ledger"),
     Entry("Dead letters", "/dead-letters"),

@@ -45,6 +45,7 @@ def make_context(config: Config) -> Context:
     return Context(
         access=Access(config.console_token(), config.console.session_hours * HOUR_MS, epoch_ms),
         database=LedgerDatabase(open_read_model(config.console_url().reveal())),
+        reports=LedgerDatabase(open_read_model(config.console_url().reveal())),
         watch=Watch(open_log, Figures(epoch_ms)),
         markets=markets,
         units=units,

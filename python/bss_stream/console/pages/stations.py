@@ -2,10 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date
 from enum import StrEnum
 from typing import Final
-from zoneinfo import ZoneInfo
 
 import msgspec
 from starlette.requests import Request
@@ -15,6 +14,7 @@ from starlette.routing import Route
 from bss_stream.console import forms
 from bss_stream.console.context import Context
 from bss_stream.console.map import Plane, Spot, middle, plane, regions
+from bss_stream.reports.network import EPOCH
 from bss_stream.setup.documents import Station
 
 
@@ -30,7 +30,6 @@ class Readiness(StrEnum):
     """Its state names what this console's set-up lacks."""
 
 
-_FIRST_DAY: Final = date(1970, 1, 1).toordinal()
 _ORDER: Final = {readiness: number for number, readiness in enumerate(Readiness)}
 _BY_NAME: Final = {readiness.name: readiness for readiness in Readiness}
 
@@ -171,29 +170,23 @@ class Stations:
         return [Route("/stations", self.page)]
 
     async def page(self, request: Request) -> Response:
-        markets = self._context.markets.stations
-        chosen = forms.asked(request, "market")
-        if chosen not in markets:
-            chosen = next(iter(markets))
-        stations = markets[chosen]
+        markets = self._context.markets
+        chosen, market = markets.chosen(forms.asked(request, "market"))
+        stations = markets.stations[chosen]
         ids = [station.location_id for station in stations]
         states = await self._context.database.ask(lambda view: view.station_states(ids))
         return self._context.renderer.page(
             "stations.html",
             request.scope,
-            markets=list(markets),
+            markets=list(markets.stations),
             market=chosen,
-            board=self._board(stations, states, self._today(chosen)),
+            board=self._board(stations, states, market.day(self._context.clock_ms())),
             Readiness=Readiness,
         )
 
-    def _today(self, market: str) -> int:
-        """The market's calendar day, as stations count days."""
-        zone = ZoneInfo(self._context.markets.zone_of(market))
-        now = datetime.fromtimestamp(self._context.clock_ms() / 1000, zone)
-        return now.toordinal() - _FIRST_DAY
-
-    def _board(self, stations: Sequence[Station], states: Mapping[str, bytes], today: int) -> Board:
+    def _board(
+        self, stations: Sequence[Station], states: Mapping[str, bytes], today: date
+    ) -> Board:
         rows = [self._row(station, states.get(station.location_id), today) for station in stations]
         places = [(station.latitude, station.longitude) for station in stations]
         found = [
@@ -203,7 +196,7 @@ class Stations:
         rows.sort(key=lambda row: (_ORDER[row.readiness], row.available, row.station.location_id))
         return Board(rows=rows, regions=found)
 
-    def _row(self, station: Station, state: bytes | None, today: int) -> Row:
+    def _row(self, station: Station, state: bytes | None, today: date) -> Row:
         if state is None:
             shelves = [self._shelf(station, fleet_id, None) for fleet_id in station.fleets]
             return Row(station=station, readiness=Readiness.UNHEARD, shelves=shelves)
@@ -213,7 +206,7 @@ class Stations:
         except ValueError:
             return Row(station=station, readiness=Readiness.UNKNOWN, shelves=())
         # A station turns its day when something happens there.
-        is_today = told.day == today
+        is_today = told.day == (today - EPOCH).days
         stock = {
             one.fleet_id: one if is_today else msgspec.structs.replace(one, today={})
             for one in told.stock

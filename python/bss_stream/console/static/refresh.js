@@ -44,3 +44,6 @@ async function run(node) {
 }
 
 if (part) run(part);
+
+// On a phone the pages' names may not all fit: show the one that this is.
+document.querySelector(".top nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
