@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bss_stream import _engine
+from bss_stream.echo import ECHO_PROPERTIES
 from bss_stream.mqtt.messages import Received
 from bss_stream.queries import wire
 from bss_stream.queries.wire import (
@@ -28,6 +29,7 @@ HISTORY = "emit/uxi/rider/plan/p-1/swap_history"
 BALANCE = "emit/uxi/rider/plan/p-1/balance"
 NEARBY = "emit/uxi/rider/stations/nearby"
 NOW_MS = 1_795_552_200_123
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def received(topic: str, payload: bytes, correlation: bytes | None = None) -> Received:
@@ -244,3 +246,17 @@ def test_shared_or_not_the_same_topics_are_subscribed_to() -> None:
     ]
     shared = [one.filter for one in wire.subscriptions("bss-queries")]
     assert shared == [f"$share/bss-queries/{name}" for name in plain]
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"), [(TRACE, [("traceparent", TRACE)]), ("no trace\n", []), ("", [])]
+)
+@pytest.mark.parametrize("payload", [body(), b"no JSON"])
+def test_an_echo_has_the_trace_of_its_request(
+    sent: str, told: list[tuple[str, str]], payload: bytes
+) -> None:
+    route = wire.route(BALANCE)
+    assert route is not None
+    message = Received(BALANCE, payload, 1, False, False, None, [("traceparent", sent)], 1, 1)
+    echo = wire.refused(wire.read(route, message), Rejection("missing_field", ""), {}, NOW_MS)
+    assert [*echo.user_properties] == [*ECHO_PROPERTIES, *told]

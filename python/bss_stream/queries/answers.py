@@ -60,12 +60,14 @@ def _answer(
         found = _found(view, catalogue, reading, now_ms)
     except (ConfigError, FrameError) as error:
         # One plan's entries must not stop the answers to all others.
-        logger.error("%s of %s is not answered: %s", route.query, reading.id, error)
+        ids = {"id": reading.id, "correlation_id": reading.correlation_id}
+        told = (route.query, reading.id, error)
+        logger.error("%s of %s is not answered: %s", *told, extra=ids)
         return Answer("unreadable", None)
-    told = {"as_of": as_of}
+    moment = {"as_of": as_of}
     if isinstance(found, Rejection):
-        return Answer(found.reason, wire.refused(reading, found, told, now_ms))
-    return Answer("ok", wire.answered(reading, {**told, **found}, now_ms))
+        return Answer(found.reason, wire.refused(reading, found, moment, now_ms))
+    return Answer("ok", wire.answered(reading, {**moment, **found}, now_ms))
 
 
 def _found(

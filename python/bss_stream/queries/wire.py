@@ -7,10 +7,11 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from bss_stream import _engine
-from bss_stream.echo import ECHO_EXPIRY_S, ECHO_PROPERTIES, rfc3339
+from bss_stream.echo import ECHO_EXPIRY_S, echo_properties, rfc3339
 from bss_stream.mqtt.messages import Message, Received, Subscription
 from bss_stream.setup import Limits
 from bss_stream.setup.documents import is_id
+from bss_stream.tracing import traceparent
 
 PAYLOAD_BYTES_MAX: Final = Limits().payload_bytes_max
 CORRELATION_BYTES_MAX: Final = 128
@@ -135,6 +136,8 @@ class Reading(NamedTuple):
     id: str | None
     """As in the route, or the plan that a query about none names all the same."""
     request: Request | Rejection
+    trace: str = ""
+    """The trace of the message, which its echo has, too."""
 
 
 class _Envelope(msgspec.Struct, frozen=True):
@@ -197,15 +200,16 @@ def read(route: Route, message: Received) -> Reading:
     time may look at the balance all the same.
     """
     envelope = _decode(route.query, message.payload)
+    trace = _engine.clean_trace(traceparent(message.user_properties) or "")
     if isinstance(envelope, Rejection):
         told = _named(message.payload) or _correlation(message.correlation)
-        return Reading(route, told, route.id, envelope)
+        return Reading(route, told, route.id, envelope, trace)
     told = envelope.correlation_id or ""
     if not _is_clean(told):
         told = _correlation(message.correlation)
     fault = _fault(route, envelope)
     about = route.id or (envelope.plan_id if is_id(envelope.plan_id) else None)
-    return Reading(route, told, about, fault or _request(route, envelope))
+    return Reading(route, told, about, fault or _request(route, envelope), trace)
 
 
 def _decode(query: Query, payload: bytes) -> Any:
@@ -361,7 +365,7 @@ def _echo(
         payload=msgspec.json.encode(body),
         correlation=reading.correlation_id.encode() or None,
         expiry_s=ECHO_EXPIRY_S,
-        user_properties=ECHO_PROPERTIES,
+        user_properties=echo_properties(reading.trace),
     )
 
 
