@@ -27,6 +27,10 @@ class FencedError(LogError):
     """Another owner of the same shard has taken over; this one must drop the shard."""
 
 
+class LogInUseError(LogError):
+    """Another process has the embedded log."""
+
+
 class LogAccessError(LogError):
     """The log refuses this client: its certificate, user, password or rights. Trying again is no
     use."""
