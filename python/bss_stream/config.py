@@ -100,6 +100,9 @@ class KafkaLog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = ""
     """Stands before every topic, group and transactional id: several logs on one cluster."""
+    cloudevents: bool = False
+    """Records have CloudEvents headers (ce_id, ce_source, ce_type, ce_time, …) for other readers of
+    the topics: some 170 bytes each that this program has no use for."""
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -65,6 +65,18 @@ class MqttError(BssStreamError):
     """The MQTT broker cannot be reached or refused an operation."""
 
 
+class NoEchoError(BssStreamError):
+    """No echo came in time: nobody knows whether the request was applied. Asking again under its
+    correlation id tells, and applies it once."""
+
+    def __init__(self, request: str, correlation_id: str, attempts: int) -> None:
+        super().__init__(
+            f"no echo of {request} under {correlation_id!r} after {attempts} attempts: ask again "
+            "under the same correlation id"
+        )
+        self.correlation_id = correlation_id
+
+
 class SinkError(BssStreamError):
     """The ledger database cannot be reached or refused a write."""
 

@@ -100,6 +100,7 @@ def make_log(config: Config, instance: str | None = None, clock_ms: Clock = epoc
         session_timeout_ms=kafka.session_timeout_ms,
         topic_prefix=kafka.topic_prefix,
         commit_timeout_ms=kafka.commit_timeout_ms,
+        cloudevents=kafka.cloudevents,
         instance=instance,
     )
     return KafkaLog(options, partitions=config.partitions)

@@ -18,6 +18,7 @@ from typing import Any
 import aiomqtt
 import pytest
 
+from bss_stream.client.echo import read_echo
 from bss_stream.config import Config, EmbeddedLog, Log, Mqtt
 from bss_stream.errors import MqttError, SinkError
 from bss_stream.mqtt.client import MqttClient
@@ -26,7 +27,6 @@ from bss_stream.queries import Catalogue, Queries, QueriesSettings
 from bss_stream.reports.fleet import fleet_report
 from bss_stream.reports.network import Network
 from bss_stream.roles import Platform
-from bss_stream.simulate.echoes import read_echo
 from bss_stream.sink.read_model import open_read_model
 from bss_stream.testing import Playground
 from tests.eventually import eventually

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from bss_stream import __version__, diagram, logs, topic_table
 from bss_stream._engine import check_model
+from bss_stream.cli import contract as contract_command
 from bss_stream.cli import coverage as coverage_command
 from bss_stream.cli import dead_letters, odoo, report, running
 from bss_stream.cli import demo as demo_command
@@ -36,6 +37,7 @@ config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(contract_command.app, name="contract")
 app.add_typer(odoo.app, name="odoo-refused")
 app.add_typer(report.app, name="report")
 
