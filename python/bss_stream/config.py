@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from bss_stream import config_check, config_source
 from bss_stream.errors import ConfigError
+from bss_stream.odoo.config import Odoo
 from bss_stream.setup import Setup, load_setup
 from bss_stream.simulate.config import SimulationConfig
 from bss_stream.validation import Faults, Secret, convert
@@ -206,6 +207,35 @@ class Queries(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Requests that are answered out of one view of the database."""
 
 
+class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a process tells of itself: /metrics, /healthz, /readyz. For your network alone."""
+
+    host: Text = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="a port, 0 to 65535")] | None = None
+    """Not set: nobody listens. 0 takes a free one, which the log names."""
+
+
+class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Log lines, on standard error."""
+
+    format: Literal["text", "json"] = "text"
+    """JSON has one object a line, with the ids of what the line is about."""
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+    """From which on lines are written; --verbose makes it info."""
+
+
+class Tracing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """OpenTelemetry spans of what comes with a sampled `traceparent`."""
+
+    enabled: bool = False
+    """Needs the extra `otel`. A trace goes from the request to the echo in any case."""
+    endpoint: Annotated[
+        str, Meta(pattern=r"^https?://\S+\Z", description="an http or https URL")
+    ] = "http://127.0.0.1:4318/v1/traces"
+    """Where spans are sent, by OTLP over HTTP; the environment's OTEL_EXPORTER_OTLP_HEADERS has
+    what the collector asks for."""
+
+
 class SetupFiles(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where markets and models come from; read again on SIGHUP."""
 
@@ -232,6 +262,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     publisher: Publisher = Publisher()
     sink: Sink = Sink()
     queries: Queries = Queries()
+    http: Http = Http()
+    logging: Logging = Logging()
+    tracing: Tracing = Tracing()
+    odoo: Odoo = Odoo()
     setup: SetupFiles = SetupFiles()
     simulate: SimulationConfig = SimulationConfig()
 
@@ -277,13 +311,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         models = None if self.setup.models is None else Path(self.setup.models)
         return load_setup([Path(one) for one in self.setup.directories], models)
 
-    def group(self, role: Literal["processor", "publisher", "sink", "queries"]) -> str:
-        """The consumer group of a role; of the queries, that of their shared subscription."""
+    def group(self, role: Literal["processor", "publisher", "sink", "queries", "odoo"]) -> str:
+        """The consumer group of a role, and that of its shared subscription if it has one."""
         groups = {
             "processor": self.processor.group,
             "publisher": self.publisher.group,
             "sink": self.sink.group,
             "queries": self.queries.group,
+            "odoo": self.odoo.group,
         }
         return f"{self.app}-{groups[role]}"
 
@@ -324,6 +359,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def kafka_password(self) -> Secret | None:
         """Kafka's SASL password, None if there is none. Raises ConfigError."""
         return _optional_secret(self.log.kafka.password_file, "$.log.kafka.password_file")
+
+    def odoo_key(self) -> Secret:
+        """The API key of the user in Odoo. Raises ConfigError."""
+        assert self.odoo.api_key_file is not None  # checked at load
+        return read_secret(Path(self.odoo.api_key_file), "$.odoo.api_key_file")
 
 
 def _optional_secret(file: str | None, path: str) -> Secret | None:

@@ -1,26 +1,30 @@
 """The roles made from a configuration, run in one process, and drained in order."""
 
 import asyncio
+import contextvars
 import dataclasses
 import logging
 import ssl
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from bss_stream import _engine, tls, topic_table
+from bss_stream import _engine, logs, tls, topic_table
 from bss_stream.bridge import Bridge, BridgeSettings
 from bss_stream.clock import epoch_ms
 from bss_stream.config import Config, Mqtt
 from bss_stream.config import KafkaLog as KafkaSettings
 from bss_stream.counters import RoleCounters
-from bss_stream.errors import BssStreamError
+from bss_stream.errors import BssStreamError, OdooError
 from bss_stream.log.embedded import EmbeddedLog, Policy
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
-from bss_stream.log.protocol import Log
+from bss_stream.log.protocol import Log, TopicPartition
 from bss_stream.mqtt.broker import IN_FLIGHT_MAX, EmbeddedBroker
+from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import MqttSettings
+from bss_stream.odoo import extra
+from bss_stream.odoo.billing import Measures
 from bss_stream.processor import Processor, ProcessorSettings
 from bss_stream.publisher import Publisher, PublisherSettings
 from bss_stream.queries import Catalogue, Queries, QueriesSettings
@@ -28,18 +32,22 @@ from bss_stream.setup import Setup, compile_setup
 from bss_stream.sink.loop import LedgerSink, SinkSettings
 from bss_stream.sink.read_model import open_read_model
 from bss_stream.sink.store import open_ledger_store
+from bss_stream.tracing import OFF, Tracing
 
-__all__ = ["ROLES", "Platform", "Role", "mqtt_settings", "open_log"]
+if TYPE_CHECKING:
+    from bss_stream.odoo.adapter import OdooAdapter
+
+__all__ = ["ROLES", "Platform", "Role", "mqtt_settings", "mqtt_tls_files", "open_log"]
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["bridge", "processor", "publisher", "sink", "queries"]
+Role = Literal["bridge", "processor", "publisher", "sink", "queries", "odoo"]
 
-ROLES: tuple[Role, ...] = ("bridge", "processor", "publisher", "sink", "queries")
+ROLES: tuple[Role, ...] = ("bridge", "processor", "publisher", "sink", "queries", "odoo")
 """In the order in which data passes them, which is the order in which they drain."""
 
-MQTT_ROLES: frozenset[Role] = frozenset(("bridge", "publisher", "queries"))
-LOG_ROLES: frozenset[Role] = frozenset(("bridge", "processor", "publisher", "sink"))
+MQTT_ROLES: frozenset[Role] = frozenset(("bridge", "publisher", "queries", "odoo"))
+LOG_ROLES: frozenset[Role] = frozenset(("bridge", "processor", "publisher", "sink", "odoo"))
 
 HOUR_MS = 3_600_000
 
@@ -47,10 +55,21 @@ Clock = Callable[[], int]
 """Epoch ms."""
 
 
+def wanted_roles(config: Config) -> tuple[Role, ...]:
+    """All roles that a configuration has a use for: Odoo's only with an Odoo."""
+    return ROLES if config.odoo.url is not None else tuple(r for r in ROLES if r != "odoo")
+
+
 class Runner(Protocol):
     """What every role is: something that runs until it is stopped."""
 
+    @property
+    def counters(self) -> RoleCounters: ...
+
     async def run(self) -> None: ...
+
+    def missing(self) -> list[str]:
+        """What it waits for before it can do its work."""
 
 
 def make_log(config: Config, instance: str | None = None, clock_ms: Clock = epoch_ms) -> Log:
@@ -114,10 +133,16 @@ def mqtt_settings(config: Config, client: str, broker: EmbeddedBroker | None) ->
 
 
 def _mqtt_tls(mqtt: Mqtt) -> ssl.SSLContext | None:
+    files = mqtt_tls_files(mqtt)
+    return None if files is None else files.context()
+
+
+def mqtt_tls_files(mqtt: Mqtt) -> tls.ClientFiles | None:
+    """The files of the connection to the broker, None if it is not encrypted."""
     files = mqtt.tls
     if not files.enabled:
         return None
-    return tls.client_context("$.mqtt.tls", files.ca_file, files.cert_file, files.key_file)
+    return tls.ClientFiles("$.mqtt.tls", files.ca_file, files.cert_file, files.key_file)
 
 
 def _kafka_tls(kafka: KafkaSettings) -> ssl.SSLContext | None:
@@ -127,7 +152,11 @@ def _kafka_tls(kafka: KafkaSettings) -> ssl.SSLContext | None:
 
 
 def _catalogue(markets: Setup, compiled: bytes) -> Catalogue:
-    return Catalogue.of(markets, _engine.Engine(compiled, partitions=1).describe_state)
+    return Catalogue.of(markets, _describe(compiled))
+
+
+def _describe(compiled: bytes) -> Callable[[str, bytes, bytes], bytes]:
+    return _engine.Engine(compiled, partitions=1).describe_state
 
 
 class Platform:
@@ -140,12 +169,15 @@ class Platform:
     def __init__(
         self,
         config: Config,
-        roles: Collection[Role] = ROLES,
+        roles: Collection[Role] | None = None,
         *,
         instance: str | None = None,
         clock_ms: Clock = epoch_ms,
+        tracing: Tracing = OFF,
     ) -> None:
-        """`instance` tells processes of one role apart; a bridge's must be the same every time.
+        """All roles that the configuration wants, unless some are named.
+
+        `instance` tells processes of one role apart; a bridge's must be the same every time.
 
         Given, it also has the process's consumers keep their partitions while it restarts.
         `clock_ms` is what all roles tell the time by; it may go back and jump.
@@ -159,10 +191,14 @@ class Platform:
         self.publisher: Publisher | None = None
         self.sink: LedgerSink | None = None
         self.queries: Queries | None = None
-        self._roles = [role for role in ROLES if role in roles]
+        self.odoo: OdooAdapter | None = None
+        chosen = wanted_roles(config) if roles is None else roles
+        self._roles = [role for role in ROLES if role in chosen]
         self._instance = "0" if instance is None else instance
         self._static_instance = instance
         self._clock_ms = clock_ms
+        self._tracing = tracing
+        self._is_draining = False
         self._log: Log | None = None
         self._tasks: dict[Role, asyncio.Task[None]] = {}
 
@@ -204,8 +240,14 @@ class Platform:
             "publisher": self._make_publisher,
             "sink": self._make_sink,
             "queries": self._make_queries,
+            "odoo": self._make_odoo,
         }
-        self._tasks[role] = asyncio.create_task(make[role]().run(), name=f"bss-{role}")
+        made = make[role]()
+        work = self._run_odoo() if role == "odoo" else made.run()
+        # What the role's tasks log says whose it is.
+        context = contextvars.copy_context()
+        context.run(logs.about, role=role, instance=self._instance)
+        self._tasks[role] = asyncio.create_task(work, name=f"bss-{role}", context=context)
 
     def _make_bridge(self) -> Runner:
         config = self.config
@@ -219,7 +261,14 @@ class Platform:
             mqtt_settings(config, f"bridge-{self._instance}", self.broker),
             session_expiry_s=config.mqtt.session_expiry_s,
         )
-        self.bridge = Bridge(self.log, mqtt, topic_table.load(), settings, clock_ms=self._clock_ms)
+        self.bridge = Bridge(
+            self.log,
+            mqtt,
+            topic_table.load(),
+            settings,
+            clock_ms=self._clock_ms,
+            tracing=self._tracing,
+        )
         return self.bridge
 
     def _make_processor(self) -> Runner:
@@ -234,7 +283,9 @@ class Platform:
             checkpoint_directory=config.checkpoint_directory,
             checkpoint_interval_s=config.processor.checkpoint_interval_s,
         )
-        self.processor = Processor(self.log, self.setup, settings, clock_ms=self._clock_ms)
+        self.processor = Processor(
+            self.log, self.setup, settings, clock_ms=self._clock_ms, tracing=self._tracing
+        )
         return self.processor
 
     def _make_publisher(self) -> Runner:
@@ -244,7 +295,9 @@ class Platform:
             batch_records_max=config.publisher.batch_records_max,
         )
         mqtt = mqtt_settings(config, f"publisher-{self._instance}", self.broker)
-        self.publisher = Publisher(self.log, mqtt, settings, clock_ms=self._clock_ms)
+        self.publisher = Publisher(
+            self.log, mqtt, settings, clock_ms=self._clock_ms, tracing=self._tracing
+        )
         return self.publisher
 
     def _make_sink(self) -> Runner:
@@ -253,7 +306,7 @@ class Platform:
             group=config.group("sink"), records_max=config.sink.batch_records_max
         )
         store = open_ledger_store(config.ledger_url().reveal())
-        self.sink = LedgerSink(self.log, store, settings)
+        self.sink = LedgerSink(self.log, store, settings, clock_ms=self._clock_ms)
         return self.sink
 
     def _make_queries(self) -> Runner:
@@ -270,9 +323,35 @@ class Platform:
         self.queries = Queries(mqtt, model, _catalogue(self._markets, self.setup), settings)
         return self.queries
 
+    def _make_odoo(self) -> Runner:
+        try:
+            from bss_stream.odoo.from_config import make_adapter
+        except ImportError as error:
+            raise extra.missing(error) from error
+        config = self.config
+        mqtt = dataclasses.replace(
+            mqtt_settings(config, f"odoo-{self._instance}", self.broker), clean_start=True
+        )
+        measures = Measures.of(self._markets)
+        self.odoo = make_adapter(
+            config, self.log, mqtt, measures, _describe(self.setup), self._clock_ms
+        )
+        return self.odoo
+
+    async def _run_odoo(self) -> None:
+        """The adapter. An Odoo that lets it in no more does not end the other roles here."""
+        assert self.odoo is not None
+        try:
+            await self.odoo.run()
+        except OdooError as error:
+            if self._roles == ["odoo"]:
+                raise
+            logger.error("the odoo adapter has ended, and the other roles go on: %s", error)
+            await self.odoo.stopped.wait()
+
     async def _until_intake(self) -> None:
         """Wait until whoever subscribes has its subscriptions, or a role has failed."""
-        for role in (self.queries, self.bridge):
+        for role in (self.odoo, self.queries, self.bridge):
             if role is not None:
                 await self._until_ready(role.ready)
 
@@ -321,16 +400,20 @@ class Platform:
             await self.processor.reload(setup)
         if self.queries is not None:
             self.queries.reload(_catalogue(markets, setup))
+        if self.odoo is not None:
+            self.odoo.reload(Measures.of(markets), _describe(setup))
         self._markets, self.setup = markets, setup
 
     async def drain(self) -> None:
         """Stop intake, finish what has been taken in, end every role."""
+        self._is_draining = True
         ends: dict[Role, Callable[[], None] | None] = {
             "bridge": None if self.bridge is None else self.bridge.stop,
             "processor": self._drain_processor,
             "publisher": self._drain_publisher,
             "sink": None if self.sink is None else self.sink.stop,
             "queries": None if self.queries is None else self.queries.stop,
+            "odoo": None if self.odoo is None else self.odoo.stop,
         }
         for role in self._roles:
             end = ends[role]
@@ -343,14 +426,65 @@ class Platform:
 
     def counters(self) -> dict[Role, RoleCounters]:
         """What each role that runs here has counted."""
-        made: dict[Role, Bridge | Processor | Publisher | LedgerSink | Queries | None] = {
+        return {role: one.counters for role, one in self._made().items()}
+
+    def _made(self) -> dict[Role, Runner]:
+        made: dict[Role, Runner | None] = {
             "bridge": self.bridge,
             "processor": self.processor,
             "publisher": self.publisher,
             "sink": self.sink,
             "queries": self.queries,
+            "odoo": self.odoo,
         }
-        return {role: one.counters for role, one in made.items() if one is not None}
+        return {role: one for role, one in made.items() if one is not None}
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles of this process, in the order in which data passes them."""
+        return tuple(self._roles)
+
+    @property
+    def instance(self) -> str:
+        """What tells this process from others of its roles."""
+        return self._instance
+
+    def ended(self) -> list[Role]:
+        """The roles that have been started and run no more."""
+        return [role for role, task in self._tasks.items() if task.done()]
+
+    def missing(self) -> dict[Role, list[str]]:
+        """What each role waits for before it can do its work; a role that has all is left out."""
+        made, ended = self._made(), self.ended()
+        found: dict[Role, list[str]] = {}
+        for role in self._roles:
+            if role not in made:
+                found[role] = ["its start"]
+            elif self._is_draining or role in ended:
+                found[role] = ["another start: it is ending or has ended"]
+            elif waits := made[role].missing():
+                found[role] = waits
+        return found
+
+    def clients(self) -> dict[Role, MqttClient]:
+        """The roles' clients of the broker."""
+        made: dict[Role, Bridge | Publisher | Queries | OdooAdapter | None] = {
+            "bridge": self.bridge,
+            "publisher": self.publisher,
+            "queries": self.queries,
+            "odoo": self.odoo,
+        }
+        return {role: one.client for role, one in made.items() if one is not None}
+
+    def lags(self) -> dict[Role, Callable[[], Awaitable[dict[TopicPartition, int]]]]:
+        """How to ask each reader of the log for what it has not read yet."""
+        readers: dict[Role, Processor | Publisher | LedgerSink | OdooAdapter | None] = {
+            "processor": self.processor,
+            "publisher": self.publisher,
+            "sink": self.sink,
+            "odoo": self.odoo,
+        }
+        return {role: one.lag for role, one in readers.items() if one is not None}
 
     def balance(self) -> list[str]:
         """What does not add up in the roles' counters, a line each: nothing, if all is well."""

@@ -72,7 +72,7 @@ async def test_states_are_compacted_and_ledgers_kept_for_good(
     for topic in topics.ALL:
         compacted = topic in topics.STATES
         assert found[topic]["cleanup.policy"] == ("compact" if compacted else "delete")
-        kept = topic in (*topics.LEDGERS, topics.DEAD_LETTER)
+        kept = topic in (*topics.LEDGERS, topics.DEAD_LETTER, topics.ODOO_REFUSED)
         assert (found[topic]["retention.ms"] == "-1") == kept
 
 

@@ -223,9 +223,12 @@ class Recording(Playground):
         *,
         source: str = "test",
         correlation: str = "",
+        trace: str = "",
     ) -> None:
         letters, echoes = len(self.dead_letters), len(self.echoes)
-        super().signal(topic, key, event, payload, source=source, correlation=correlation)
+        super().signal(
+            topic, key, event, payload, source=source, correlation=correlation, trace=trace
+        )
         kept = [(letter.reason, letter.detail) for letter in self.dead_letters[letters:]]
         told = [echo["data"]["metadata"] for echo in self.echoes[echoes:]]
         kept += [(one["reason"], "") for one in told if one["reason"] not in ("ok", *SHAPE)]
@@ -236,7 +239,12 @@ def test_answers_to_queries_are_as_the_schemas_say(tmp_path: Path) -> None:
     play = Playground()
     for one in REQUESTED:
         play.mqtt(*one)
-    asked = [one for one in messages() if one not in REQUESTED]
+    asked = [
+        (topic, body)
+        for topic, body in messages()
+        # What Odoo knows only Odoo's adapter tells.
+        if (topic, body) not in REQUESTED and not topic.endswith("/payment_status")
+    ]
     with Copied(play, f"sqlite:{tmp_path}/ledger.db") as copy_of:
         copy_of.take()
         for topic, body in (*asked, *((topic, {}) for topic, _ in asked)):

@@ -425,6 +425,7 @@ def _records(verdict: Verdict, now_ms: int, note: str) -> Iterator[Chunk]:
             letter.signal.correlation,
             REPLAY + letter.mqtt_topic,
             letter.signal.payload,
+            letter.signal.trace,
         )
     )
     yield Chunk(target.topic, target.partition, 1, pack([(target.key, value)]))

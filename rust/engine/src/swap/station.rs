@@ -88,6 +88,44 @@ impl Stock {
     }
 }
 
+/// What the operator is told of a stock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StockSignal {
+    /// Nothing is left.
+    InventoryEmpty,
+    /// As little is left as the threshold.
+    InventoryLow,
+    /// Somebody must bring batteries.
+    RestockNeeded,
+    /// Much has gone out, and little is left.
+    HighDemand,
+    /// ARM's count differs from what was known.
+    StockReconciled,
+}
+
+impl StockSignal {
+    /// Every signal, in the order of their numbers.
+    pub const ALL: [Self; 5] = [
+        Self::InventoryEmpty,
+        Self::InventoryLow,
+        Self::RestockNeeded,
+        Self::HighDemand,
+        Self::StockReconciled,
+    ];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InventoryEmpty => "INVENTORY_EMPTY",
+            Self::InventoryLow => "INVENTORY_LOW",
+            Self::RestockNeeded => "RESTOCK_NEEDED",
+            Self::HighDemand => "HIGH_DEMAND",
+            Self::StockReconciled => "STOCK_RECONCILED",
+        }
+    }
+}
+
 /// Lifetime assignments above which a stock below the share counts as in high demand.
 const HIGH_DEMAND_ASSIGNMENTS: u64 = 100;
 /// Per cent of the capacity.
@@ -350,7 +388,7 @@ impl Station {
         stock.total_restocks += u64::from(is_restock);
         if available != known && !is_restock {
             let stock = stock.clone();
-            announce(turn, &stock, "STOCK_RECONCILED", Some(known));
+            announce(turn, &stock, StockSignal::StockReconciled, Some(known));
         }
         Ok(Reason::Ok)
     }
@@ -362,10 +400,13 @@ impl Station {
             let now = stock.conditions(location);
             stock.warned = now;
             let began = [
-                (!before.empty && now.empty, "INVENTORY_EMPTY"),
-                (!before.low && now.low, "INVENTORY_LOW"),
-                (!before.low && now.low, "RESTOCK_NEEDED"),
-                (!before.high_demand && now.high_demand, "HIGH_DEMAND"),
+                (!before.empty && now.empty, StockSignal::InventoryEmpty),
+                (!before.low && now.low, StockSignal::InventoryLow),
+                (!before.low && now.low, StockSignal::RestockNeeded),
+                (
+                    !before.high_demand && now.high_demand,
+                    StockSignal::HighDemand,
+                ),
             ];
             for (_, signal) in began.into_iter().filter(|(began, _)| *began) {
                 announce(turn, stock, signal, None);
@@ -475,7 +516,8 @@ pub(super) fn known_fleet(setup: &Setup, request: &Request<'_>) -> Result<u32, R
 }
 
 /// Tells the operator of a stock.
-fn announce(turn: &mut Turn<'_>, stock: &Stock, signal: &str, known: Option<i64>) {
+fn announce(turn: &mut Turn<'_>, stock: &Stock, signal: StockSignal, known: Option<i64>) {
+    turn.lanes.outcomes.announce(signal);
     let topic = format!("emit/abs/bss/station/{}/inventory", turn.entity_id);
     let fleet_id = &turn.setup.fleets[stock.fleet as usize];
     let (location_id, at_ms) = (turn.entity_id, turn.event_ms);
@@ -485,7 +527,7 @@ fn announce(turn: &mut Turn<'_>, stock: &Stock, signal: &str, known: Option<i64>
         out.extend_from_slice(b"\",\"location_id\":");
         write_string(out, location_id);
         text_field(out, "fleet_id", Some(fleet_id));
-        text_field(out, "signal", Some(signal));
+        text_field(out, "signal", Some(signal.name()));
         out.extend_from_slice(b",\"current_stock\":");
         write_int(out, stock.current_stock);
         if let Some(known) = known {

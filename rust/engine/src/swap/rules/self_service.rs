@@ -71,6 +71,7 @@ pub fn customer_binding(
                 .turn
                 .recorded_ms
                 .saturating_add(turn.market.answer_timeout_ms),
+            trace: turn.turn.trace_to_keep(),
         },
     )?;
     Ok(Reason::InProgress)
