@@ -239,7 +239,12 @@ def test_answers_to_queries_are_as_the_schemas_say(tmp_path: Path) -> None:
     play = Playground()
     for one in REQUESTED:
         play.mqtt(*one)
-    asked = [one for one in messages() if one not in REQUESTED]
+    asked = [
+        (topic, body)
+        for topic, body in messages()
+        # What Odoo knows only Odoo's adapter tells.
+        if (topic, body) not in REQUESTED and not topic.endswith("/payment_status")
+    ]
     with Copied(play, f"sqlite:{tmp_path}/ledger.db") as copy_of:
         copy_of.take()
         for topic, body in (*asked, *((topic, {}) for topic, _ in asked)):

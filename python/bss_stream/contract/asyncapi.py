@@ -301,6 +301,10 @@ def _kafka_messages(schemas: Mapping[str, Schema]) -> Schema:
         "An MQTT message to be published.",
         _frame(schemas, "outbox", outbox),
     )
+    refused = {"contentType": "application/json", "payload": schemas["odoo/refused"]}
+    messages[topics.ODOO_REFUSED] = _record(
+        topics.ODOO_REFUSED, "The plan's id.", "What Odoo has refused for good.", refused
+    )
     messages[topics.DEAD_LETTER] = _record(
         topics.DEAD_LETTER,
         "The key of the record that could not be processed, or the MQTT topic.",
@@ -320,7 +324,7 @@ def _signals_of(topic: str) -> list[str]:
 def _frame(schemas: Mapping[str, Schema], frame: str, bodies: list[Schema]) -> Schema:
     payload: Schema = {
         "type": "string",
-        "pattern": "^1\\t",
+        "pattern": "^[12]\\t",
         "description": "One line of tab-separated fields, the first of them the layout's version; "
         "then the body. x-header has the other fields in their order, x-body what the body may be.",
         "x-header": schemas[f"frame/{frame}"],

@@ -9,7 +9,8 @@ from bss_stream.contract.queries import QUERIES, answer_types
 from bss_stream.contract.records import BETWEEN, FRAMES, LEDGERS, STATES
 from bss_stream.contract.requests import REQUESTS
 from bss_stream.contract.sent import SENT
-from bss_stream.queries.wire import FILTERS, Query, Route, echo_topic, route
+from bss_stream.odoo.refusals import Refusal
+from bss_stream.queries.wire import FILTERS, PAYMENT_FILTERS, Query, Route, echo_topic, route
 
 
 class Payload(NamedTuple):
@@ -34,7 +35,7 @@ _NAMED: Final = "correlation_id"
 
 def _query_topics() -> tuple[tuple[Query, str], ...]:
     found = []
-    for address in FILTERS:
+    for address in (*FILTERS, *PAYMENT_FILTERS):
         asked = route(address.replace("+", "id"))
         assert asked is not None, address  # Whatever is subscribed to is a query.
         found.append((asked.query, address.replace("+", f"{{{asked.id_field}}}")))
@@ -75,6 +76,7 @@ def _payloads() -> list[Payload]:
         "ledger": {ledger: (kind,) for ledger, kind in LEDGERS.items()},
         "record": {event: (kind,) for event, kind in BETWEEN.items()},
         "frame": {frame: (kind,) for frame, kind in FRAMES.items()},
+        "odoo": {"refused": (Refusal,)},
         "state": {entity: (kind,) for entity, kind in STATES.items()},
     }
     return [

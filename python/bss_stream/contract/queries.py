@@ -4,7 +4,7 @@ from typing import Annotated, Any, Final, Generic, Literal, TypeVar
 
 from msgspec import UNSET, Meta, Struct
 
-from bss_stream.contract.echoes import Agent, EchoSignal, PlanEcho, StationEcho
+from bss_stream.contract.echoes import Agent, EchoSignal, PlanEcho, Refused, StationEcho
 from bss_stream.contract.fields import (
     Absent,
     CorrelationId,
@@ -87,6 +87,18 @@ class BalanceQuery(PlanQuery, frozen=True, kw_only=True):
     """balance."""
 
     data: Maybe[Balance] = UNSET
+
+
+class PaymentStatus(Struct, frozen=True):
+    """What Odoo knows of a plan's payments, or of one."""
+
+    payment_id: Maybe[Annotated[str, Meta(min_length=1, max_length=128)]] = UNSET
+
+
+class PaymentStatusQuery(PlanQuery, frozen=True, kw_only=True):
+    """payment_status; answered only where an Odoo is connected."""
+
+    data: Maybe[PaymentStatus] = UNSET
 
 
 class NearbyQuery(Struct, frozen=True, kw_only=True):
@@ -208,6 +220,25 @@ class NearbyTold(Struct, frozen=True):
     radius_km: float
     stations_found: int
     stations: Annotated[tuple[NearStation, ...], Meta(max_length=STATIONS_MAX)]
+
+
+class PaymentTold(Struct, frozen=True):
+    """A payment; without an invoice it is known of the ledgers alone."""
+
+    payment_id: str
+    invoice_id: str | int | None
+    applied: Annotated[bool, Meta(description="Whether the plan's ledger has it.")]
+    payment_state: Absent[str] = UNSET
+    amount: Absent[Money] = UNSET
+    currency: Absent[Currency] = UNSET
+
+
+class PaymentsTold(Struct, frozen=True):
+    """Metadata of an answered payment_status."""
+
+    reason: Reason
+    as_of: AsOf
+    payments: tuple[PaymentTold, ...]
 
 
 class Waiting(Struct, frozen=True):
@@ -336,6 +367,7 @@ QUERIES: Final[dict[str, Any]] = {
     Query.SWAP_HISTORY: SwapHistoryQuery,
     Query.BALANCE: BalanceQuery,
     Query.NEARBY: NearbyQuery,
+    Query.PAYMENT_STATUS: PaymentStatusQuery,
     Query.STATION_REPORT: StationReportQuery,
     Query.FLEET_REPORT: FleetReportQuery,
 }
@@ -345,6 +377,7 @@ ANSWERED: Final[dict[str, Any]] = {
     Query.SWAP_HISTORY: SwapsTold,
     Query.BALANCE: BalanceTold,
     Query.NEARBY: NearbyTold,
+    Query.PAYMENT_STATUS: PaymentsTold,
     Query.STATION_REPORT: StationReportTold,
     Query.FLEET_REPORT: FleetReportTold,
 }
@@ -365,4 +398,6 @@ def envelope_of(query: str) -> Any:
 def answer_types(query: str) -> tuple[Any, ...]:
     """What the echo of a query may be."""
     envelope = envelope_of(query)
-    return envelope[ANSWERED[query]], envelope[QueryRefused]
+    # Odoo's adapter does not say how fresh a refusal is.
+    refused = Refused if query == Query.PAYMENT_STATUS else QueryRefused
+    return envelope[ANSWERED[query]], envelope[refused]

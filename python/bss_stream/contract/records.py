@@ -172,6 +172,11 @@ BETWEEN: Final[dict[str, Any]] = {
 # The header lines of frames, field by field: frames.py.
 
 
+Trace = Annotated[
+    str, Meta(description="W3C traceparent; one field more, and then the version is 2.")
+]
+
+
 class SignalHeader(Struct, frozen=True):
     """`1 event received_ms correlation source`, tab-separated; the payload follows the line."""
 
@@ -181,6 +186,7 @@ class SignalHeader(Struct, frozen=True):
     source: Annotated[
         str, Meta(description="The MQTT topic, `replay:` before it if replayed; or `engine`.")
     ]
+    trace: Trace = ""
 
 
 class OutboxHeader(Struct, frozen=True):
@@ -192,6 +198,7 @@ class OutboxHeader(Struct, frozen=True):
     expiry_s: Annotated[int, Meta(ge=0, description="MQTT 5 message expiry; 0 for none.")]
     correlation: Told
     topic: str
+    trace: Trace = ""
 
 
 _NO_REFUSALS: Final = frozenset((Reason("ok"), Reason("duplicate"), Reason("in_progress")))

@@ -32,7 +32,7 @@ enum Layout {
 
 impl Layout {
     fn of(value: &[u8]) -> Self {
-        if value.starts_with(b"1\t") {
+        if value.starts_with(b"1\t") || value.starts_with(b"2\t") {
             Self::Frame
         } else if value.starts_with(ENTRY_ID) {
             Self::Entry
