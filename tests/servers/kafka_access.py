@@ -18,6 +18,7 @@ ROLES: Final = (
     "bss-processor",
     "bss-publisher",
     "bss-sink",
+    "bss-odoo",
     "bss-auditor",
     "bss-console",
 )

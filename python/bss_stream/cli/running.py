@@ -49,11 +49,17 @@ def stop_signals(stop: asyncio.Event) -> Any:
     names = (signal.SIGINT, signal.SIGTERM)
     try:
         for name in names:
-            loop.add_signal_handler(name, stop.set)
+            if sys.platform == "win32":  # whose loops know no signals
+                signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
+            else:
+                loop.add_signal_handler(name, stop.set)
         yield
     finally:
         for name in names:
-            loop.remove_signal_handler(name)
+            if sys.platform == "win32":
+                signal.signal(name, signal.SIG_DFL)
+            else:
+                loop.remove_signal_handler(name)
 
 
 def tracing(config: Config, roles: tuple[Role, ...], instance: str | None) -> Tracing:
