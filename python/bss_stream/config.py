@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from bss_stream import config_check, config_source
 from bss_stream.errors import ConfigError
+from bss_stream.odoo.config import Odoo
 from bss_stream.setup import Setup, load_setup
 from bss_stream.simulate.config import SimulationConfig
 from bss_stream.validation import Faults, Secret, convert
@@ -261,6 +262,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     http: Http = Http()
     logging: Logging = Logging()
     tracing: Tracing = Tracing()
+    odoo: Odoo = Odoo()
     setup: SetupFiles = SetupFiles()
     simulate: SimulationConfig = SimulationConfig()
 
@@ -306,13 +308,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         models = None if self.setup.models is None else Path(self.setup.models)
         return load_setup([Path(one) for one in self.setup.directories], models)
 
-    def group(self, role: Literal["processor", "publisher", "sink", "queries"]) -> str:
-        """The consumer group of a role; of the queries, that of their shared subscription."""
+    def group(self, role: Literal["processor", "publisher", "sink", "queries", "odoo"]) -> str:
+        """The consumer group of a role, and that of its shared subscription if it has one."""
         groups = {
             "processor": self.processor.group,
             "publisher": self.publisher.group,
             "sink": self.sink.group,
             "queries": self.queries.group,
+            "odoo": self.odoo.group,
         }
         return f"{self.app}-{groups[role]}"
 
@@ -353,6 +356,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def kafka_password(self) -> Secret | None:
         """Kafka's SASL password, None if there is none. Raises ConfigError."""
         return _optional_secret(self.log.kafka.password_file, "$.log.kafka.password_file")
+
+    def odoo_key(self) -> Secret:
+        """The API key of the user in Odoo. Raises ConfigError."""
+        assert self.odoo.api_key_file is not None  # checked at load
+        return read_secret(Path(self.odoo.api_key_file), "$.odoo.api_key_file")
 
 
 def _optional_secret(file: str | None, path: str) -> Secret | None:

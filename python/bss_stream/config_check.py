@@ -1,14 +1,16 @@
 """What must hold between settings, beyond the bounds of each."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, get_args
 
 from bss_stream.errors import ConfigError
+from bss_stream.odoo.config import InvoiceField
 from bss_stream.simulate.config import check_config
 from bss_stream.validation import Faults, show
 
 if TYPE_CHECKING:
     from bss_stream.config import Config, KafkaLog, Mqtt, Sink
+    from bss_stream.odoo.config import Odoo
 
 Found: TypeAlias = tuple[str, str]
 """The JSON path of a setting, and what is wrong."""
@@ -23,6 +25,7 @@ def check(config: "Config", place: str, faults: Faults) -> None:
         *_of_bridge(config),
         *_of_sink(config.sink),
         *_of_queries(config),
+        *_of_odoo(config.odoo),
     )
     for path, message in checks:
         faults.add(place, path, message)
@@ -121,3 +124,26 @@ def _of_sink(sink: "Sink") -> Iterator[Found]:
 def _of_queries(config: "Config") -> Iterator[Found]:
     if config.queries.dsn_file is not None and config.sink.backend == "sqlite":
         yield "$.sink.backend", '"sqlite": expected "postgres", as $.queries.dsn_file is set'
+
+
+def _of_odoo(odoo: "Odoo") -> Iterator[Found]:
+    if odoo.url is not None and odoo.api_key_file is None:
+        yield "$.odoo.api_key_file", "not set, expected one with $.odoo.url"
+    if odoo.url is not None and odoo.api == "jsonrpc" and odoo.username is None:
+        yield "$.odoo.username", 'not set, expected one with $.odoo.api "jsonrpc"'
+    if odoo.ca_file is not None and not (odoo.url or "").startswith("https:"):
+        yield "$.odoo.url", f"{show(odoo.url)}: expected https, as $.odoo.ca_file is set"
+    for name in ("plan_id", "payment_id"):
+        if name not in odoo.payment.fields:
+            yield "$.odoo.payment.fields", f"{name} is missing: payments are matched by it"
+    for name in get_args(InvoiceField):
+        if name not in odoo.invoice.fields:
+            yield "$.odoo.invoice.fields", f"{name} is missing: all of an invoice's are read"
+    if not odoo.subscription.key and "plan_id" not in odoo.subscription.fields:
+        yield (
+            "$.odoo.subscription.fields",
+            "plan_id is missing: without a key nothing else says whose record it is",
+        )
+    for section in ("subscription", "payment", "usage"):
+        if not getattr(odoo, section).fields:
+            yield f"$.odoo.{section}.fields", "{}: expected at least one field to write"

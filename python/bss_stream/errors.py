@@ -67,3 +67,20 @@ class MqttError(BssStreamError):
 
 class SinkError(BssStreamError):
     """The ledger database cannot be reached or refused a write."""
+
+
+class OdooError(BssStreamError):
+    """Odoo cannot be worked with: another attempt at the same is no use."""
+
+
+class OdooUnavailableError(OdooError):
+    """Odoo is away, busy or blocked by another transaction: the same call may succeed later."""
+
+
+class OdooRefusedError(OdooError):
+    """Odoo has understood a call and refuses it, by its rules or because of what is in it."""
+
+
+class OdooAccessError(OdooError):
+    """Odoo does not let this user in, or lacks what the configuration names. Trying again is no
+    use."""

@@ -4,11 +4,11 @@ Everything logs by the standard library; structlog only renders. What a line tel
 comes from `extra=` where it is logged, and from `about`, which holds for a task and all its calls.
 """
 
+import json
 import logging
 from collections.abc import MutableMapping
 from typing import Any, Final, Literal
 
-import orjson
 import structlog
 
 Format = Literal["text", "json"]
@@ -61,5 +61,6 @@ def json_lines() -> logging.Formatter:
 
 
 def _rendered(logger: Any, method: str, event: MutableMapping[str, Any]) -> str:
-    # What JSON has no form for is told as it shows itself, which a secret does not.
-    return orjson.dumps(event, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+    # What JSON has no form for is told as it shows itself, which a secret does not. All but ASCII
+    # is escaped: what a client sends must not steer a terminal.
+    return json.dumps(event, default=repr, ensure_ascii=True)

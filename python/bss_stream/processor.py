@@ -508,7 +508,9 @@ class Processor:
                     if await self._states.save(shard, restored, producer.ends, in_shard):
                         self.counters.checkpoints += 1
                 except CheckpointError as error:
-                    logger.warning("shard %d has no new checkpoint: %s", shard, error)
+                    logger.warning(
+                        "shard %d has no new checkpoint: %s", shard, error, extra={"shard": shard}
+                    )
 
     async def _drop_shards(self, shards: frozenset[int] | set[int]) -> None:
         for shard in shards:

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 from bss_stream import _engine, logs, tls, topic_table
 from bss_stream.bridge import Bridge, BridgeSettings
@@ -16,13 +16,15 @@ from bss_stream.clock import epoch_ms
 from bss_stream.config import Config, Mqtt
 from bss_stream.config import KafkaLog as KafkaSettings
 from bss_stream.counters import RoleCounters
-from bss_stream.errors import BssStreamError
+from bss_stream.errors import BssStreamError, OdooError
 from bss_stream.log.embedded import EmbeddedLog, Policy
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
 from bss_stream.log.protocol import Log, TopicPartition
 from bss_stream.mqtt.broker import IN_FLIGHT_MAX, EmbeddedBroker
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import MqttSettings
+from bss_stream.odoo import extra
+from bss_stream.odoo.billing import Measures
 from bss_stream.processor import Processor, ProcessorSettings
 from bss_stream.publisher import Publisher, PublisherSettings
 from bss_stream.queries import Catalogue, Queries, QueriesSettings
@@ -32,17 +34,20 @@ from bss_stream.sink.read_model import open_read_model
 from bss_stream.sink.store import open_ledger_store
 from bss_stream.tracing import OFF, Tracing
 
+if TYPE_CHECKING:
+    from bss_stream.odoo.adapter import OdooAdapter
+
 __all__ = ["ROLES", "Platform", "Role", "mqtt_settings", "mqtt_tls_files", "open_log"]
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["bridge", "processor", "publisher", "sink", "queries"]
+Role = Literal["bridge", "processor", "publisher", "sink", "queries", "odoo"]
 
-ROLES: tuple[Role, ...] = ("bridge", "processor", "publisher", "sink", "queries")
+ROLES: tuple[Role, ...] = ("bridge", "processor", "publisher", "sink", "queries", "odoo")
 """In the order in which data passes them, which is the order in which they drain."""
 
-MQTT_ROLES: frozenset[Role] = frozenset(("bridge", "publisher", "queries"))
-LOG_ROLES: frozenset[Role] = frozenset(("bridge", "processor", "publisher", "sink"))
+MQTT_ROLES: frozenset[Role] = frozenset(("bridge", "publisher", "queries", "odoo"))
+LOG_ROLES: frozenset[Role] = frozenset(("bridge", "processor", "publisher", "sink", "odoo"))
 
 HOUR_MS = 3_600_000
 
@@ -50,10 +55,21 @@ Clock = Callable[[], int]
 """Epoch ms."""
 
 
+def wanted_roles(config: Config) -> tuple[Role, ...]:
+    """All roles that a configuration has a use for: Odoo's only with an Odoo."""
+    return ROLES if config.odoo.url is not None else tuple(r for r in ROLES if r != "odoo")
+
+
 class Runner(Protocol):
     """What every role is: something that runs until it is stopped."""
 
+    @property
+    def counters(self) -> RoleCounters: ...
+
     async def run(self) -> None: ...
+
+    def missing(self) -> list[str]:
+        """What it waits for before it can do its work."""
 
 
 def make_log(config: Config, instance: str | None = None, clock_ms: Clock = epoch_ms) -> Log:
@@ -135,7 +151,11 @@ def _kafka_tls(kafka: KafkaSettings) -> ssl.SSLContext | None:
 
 
 def _catalogue(markets: Setup, compiled: bytes) -> Catalogue:
-    return Catalogue.of(markets, _engine.Engine(compiled, partitions=1).describe_state)
+    return Catalogue.of(markets, _describe(compiled))
+
+
+def _describe(compiled: bytes) -> Callable[[str, bytes, bytes], bytes]:
+    return _engine.Engine(compiled, partitions=1).describe_state
 
 
 class Platform:
@@ -148,13 +168,15 @@ class Platform:
     def __init__(
         self,
         config: Config,
-        roles: Collection[Role] = ROLES,
+        roles: Collection[Role] | None = None,
         *,
         instance: str | None = None,
         clock_ms: Clock = epoch_ms,
         tracing: Tracing = OFF,
     ) -> None:
-        """`instance` tells processes of one role apart; a bridge's must be the same every time.
+        """All roles that the configuration wants, unless some are named.
+
+        `instance` tells processes of one role apart; a bridge's must be the same every time.
 
         Given, it also has the process's consumers keep their partitions while it restarts.
         `clock_ms` is what all roles tell the time by; it may go back and jump.
@@ -168,7 +190,9 @@ class Platform:
         self.publisher: Publisher | None = None
         self.sink: LedgerSink | None = None
         self.queries: Queries | None = None
-        self._roles = [role for role in ROLES if role in roles]
+        self.odoo: OdooAdapter | None = None
+        chosen = wanted_roles(config) if roles is None else roles
+        self._roles = [role for role in ROLES if role in chosen]
         self._instance = "0" if instance is None else instance
         self._static_instance = instance
         self._clock_ms = clock_ms
@@ -215,12 +239,14 @@ class Platform:
             "publisher": self._make_publisher,
             "sink": self._make_sink,
             "queries": self._make_queries,
+            "odoo": self._make_odoo,
         }
+        made = make[role]()
+        work = self._run_odoo() if role == "odoo" else made.run()
         # What the role's tasks log says whose it is.
         context = contextvars.copy_context()
         context.run(logs.about, role=role, instance=self._instance)
-        running = make[role]().run()
-        self._tasks[role] = asyncio.create_task(running, name=f"bss-{role}", context=context)
+        self._tasks[role] = asyncio.create_task(work, name=f"bss-{role}", context=context)
 
     def _make_bridge(self) -> Runner:
         config = self.config
@@ -296,9 +322,35 @@ class Platform:
         self.queries = Queries(mqtt, model, _catalogue(self._markets, self.setup), settings)
         return self.queries
 
+    def _make_odoo(self) -> Runner:
+        try:
+            from bss_stream.odoo.from_config import make_adapter
+        except ImportError as error:
+            raise extra.missing(error) from error
+        config = self.config
+        mqtt = dataclasses.replace(
+            mqtt_settings(config, f"odoo-{self._instance}", self.broker), clean_start=True
+        )
+        measures = Measures.of(self._markets)
+        self.odoo = make_adapter(
+            config, self.log, mqtt, measures, _describe(self.setup), self._clock_ms
+        )
+        return self.odoo
+
+    async def _run_odoo(self) -> None:
+        """The adapter. An Odoo that lets it in no more does not end the other roles here."""
+        assert self.odoo is not None
+        try:
+            await self.odoo.run()
+        except OdooError as error:
+            if self._roles == ["odoo"]:
+                raise
+            logger.error("the odoo adapter has ended, and the other roles go on: %s", error)
+            await self.odoo.stopped.wait()
+
     async def _until_intake(self) -> None:
         """Wait until whoever subscribes has its subscriptions, or a role has failed."""
-        for role in (self.queries, self.bridge):
+        for role in (self.odoo, self.queries, self.bridge):
             if role is not None:
                 await self._until_ready(role.ready)
 
@@ -347,6 +399,8 @@ class Platform:
             await self.processor.reload(setup)
         if self.queries is not None:
             self.queries.reload(_catalogue(markets, setup))
+        if self.odoo is not None:
+            self.odoo.reload(Measures.of(markets), _describe(setup))
         self._markets, self.setup = markets, setup
 
     async def drain(self) -> None:
@@ -358,6 +412,7 @@ class Platform:
             "publisher": self._drain_publisher,
             "sink": None if self.sink is None else self.sink.stop,
             "queries": None if self.queries is None else self.queries.stop,
+            "odoo": None if self.odoo is None else self.odoo.stop,
         }
         for role in self._roles:
             end = ends[role]
@@ -372,13 +427,14 @@ class Platform:
         """What each role that runs here has counted."""
         return {role: one.counters for role, one in self._made().items()}
 
-    def _made(self) -> dict[Role, Bridge | Processor | Publisher | LedgerSink | Queries]:
-        made: dict[Role, Bridge | Processor | Publisher | LedgerSink | Queries | None] = {
+    def _made(self) -> dict[Role, Runner]:
+        made: dict[Role, Runner | None] = {
             "bridge": self.bridge,
             "processor": self.processor,
             "publisher": self.publisher,
             "sink": self.sink,
             "queries": self.queries,
+            "odoo": self.odoo,
         }
         return {role: one for role, one in made.items() if one is not None}
 
@@ -411,19 +467,21 @@ class Platform:
 
     def clients(self) -> dict[Role, MqttClient]:
         """The roles' clients of the broker."""
-        made: dict[Role, Bridge | Publisher | Queries | None] = {
+        made: dict[Role, Bridge | Publisher | Queries | OdooAdapter | None] = {
             "bridge": self.bridge,
             "publisher": self.publisher,
             "queries": self.queries,
+            "odoo": self.odoo,
         }
         return {role: one.client for role, one in made.items() if one is not None}
 
     def lags(self) -> dict[Role, Callable[[], Awaitable[dict[TopicPartition, int]]]]:
         """How to ask each reader of the log for what it has not read yet."""
-        readers: dict[Role, Processor | Publisher | LedgerSink | None] = {
+        readers: dict[Role, Processor | Publisher | LedgerSink | OdooAdapter | None] = {
             "processor": self.processor,
             "publisher": self.publisher,
             "sink": self.sink,
+            "odoo": self.odoo,
         }
         return {role: one.lag for role, one in readers.items() if one is not None}
 

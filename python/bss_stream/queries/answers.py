@@ -15,6 +15,7 @@ from bss_stream.queries.wire import (
     Balance,
     FleetReport,
     Nearby,
+    PaymentStatus,
     Reading,
     Rejection,
     StationReport,
@@ -60,12 +61,14 @@ def _answer(
         found = _found(view, catalogue, reading, now_ms)
     except (ConfigError, FrameError) as error:
         # One plan's entries must not stop the answers to all others.
-        logger.error("%s of %s is not answered: %s", route.query, reading.id, error)
+        ids = {"id": reading.id, "correlation_id": reading.correlation_id}
+        told = (route.query, reading.id, error)
+        logger.error("%s of %s is not answered: %s", *told, extra=ids)
         return Answer("unreadable", None)
-    told = {"as_of": as_of}
+    moment = {"as_of": as_of}
     if isinstance(found, Rejection):
-        return Answer(found.reason, wire.refused(reading, found, told, now_ms))
-    return Answer("ok", wire.answered(reading, {**told, **found}, now_ms))
+        return Answer(found.reason, wire.refused(reading, found, moment, now_ms))
+    return Answer("ok", wire.answered(reading, {**moment, **found}, now_ms))
 
 
 def _found(
@@ -78,6 +81,8 @@ def _found(
             return balance(view, catalogue, reading.request.plan_id)
         case Nearby():
             return nearby(view, catalogue, reading.request)
+        case PaymentStatus():
+            raise FrameError("the ledger database does not know what Odoo does")
         case StationReport(location_id):
             return _station(view, catalogue.network, location_id, now_ms)
         case FleetReport(fleet_id):
