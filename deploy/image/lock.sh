@@ -9,5 +9,5 @@ lock() {
         --custom-compile-command deploy/image/lock.sh "$@"
 }
 
-lock --extra postgres --extra odoo --extra otel pyproject.toml --output-file deploy/image/requirements.txt
+lock --extra console --extra odoo --extra otel --extra postgres pyproject.toml --output-file deploy/image/requirements.txt
 echo maturin | lock - --output-file deploy/image/build-requirements.txt

@@ -1,7 +1,7 @@
 """What must hold between settings, beyond the bounds of each."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias, get_args
+from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 from bss_stream.errors import ConfigError
 from bss_stream.odoo.config import InvoiceField
@@ -11,6 +11,9 @@ from bss_stream.validation import Faults, show
 if TYPE_CHECKING:
     from bss_stream.config import Config, KafkaLog, Mqtt, Sink
     from bss_stream.odoo.config import Odoo
+
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+"""What names this machine to itself."""
 
 Found: TypeAlias = tuple[str, str]
 """The JSON path of a setting, and what is wrong."""
@@ -26,6 +29,7 @@ def check(config: "Config", place: str, faults: Faults) -> None:
         *_of_sink(config.sink),
         *_of_queries(config),
         *_of_odoo(config.odoo),
+        *_of_console(config),
     )
     for path, message in checks:
         faults.add(place, path, message)
@@ -147,3 +151,24 @@ def _of_odoo(odoo: "Odoo") -> Iterator[Found]:
     for section in ("subscription", "payment", "usage"):
         if not getattr(odoo, section).fields:
             yield f"$.odoo.{section}.fields", "{}: expected at least one field to write"
+
+
+def _of_console(config: "Config") -> Iterator[Found]:
+    console = config.console
+    tokens = (console.token is not None) + (console.token_file is not None)
+    if tokens == 2:
+        yield "$.console.token_file", "2 of token and token_file are set, expected one of them"
+    if (console.cert_file is None) != (console.key_file is None):
+        yield "$.console.cert_file", "expected cert_file and key_file together or neither"
+    if console.host not in LOOPBACK:
+        if tokens == 0:
+            what = f"not set, expected one as $.console.host is {show(console.host)}"
+            yield "$.console.token_file", f"{what}: what is shown is not for everybody"
+        if console.cert_file is None and not console.behind_https:
+            yield (
+                "$.console.host",
+                f"{show(console.host)}: expected 127.0.0.1, or HTTPS (cert_file and key_file, or "
+                "behind_https): a token must not travel in the clear",
+            )
+    if console.dsn_file is not None and config.sink.backend == "sqlite":
+        yield "$.sink.backend", '"sqlite": expected "postgres", as $.console.dsn_file is set'

@@ -1,25 +1,26 @@
 """The roles made from a configuration, run in one process, and drained in order."""
 
 import asyncio
+import contextlib
 import contextvars
 import dataclasses
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from bss_stream import _engine, logs, tls, topic_table
+from bss_stream import _engine, dead_letters, logs, tls, topic_table
 from bss_stream.bridge import Bridge, BridgeSettings
 from bss_stream.clock import epoch_ms
 from bss_stream.config import Config, Mqtt
 from bss_stream.config import KafkaLog as KafkaSettings
 from bss_stream.counters import RoleCounters
-from bss_stream.errors import BssStreamError, OdooError
+from bss_stream.errors import BssStreamError, LogInUseError, OdooError
 from bss_stream.log.embedded import EmbeddedLog, Policy
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
-from bss_stream.log.protocol import Log, TopicPartition
+from bss_stream.log.protocol import FollowableLog, Log, TopicPartition
 from bss_stream.mqtt.broker import IN_FLIGHT_MAX, EmbeddedBroker
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import MqttSettings
@@ -37,7 +38,16 @@ from bss_stream.tracing import OFF, Tracing
 if TYPE_CHECKING:
     from bss_stream.odoo.adapter import OdooAdapter
 
-__all__ = ["ROLES", "Platform", "Role", "mqtt_settings", "mqtt_tls_files", "open_log"]
+__all__ = [
+    "ROLES",
+    "Platform",
+    "Role",
+    "mqtt_settings",
+    "mqtt_tls_files",
+    "open_log",
+    "readable_log",
+    "replay_letters",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +96,12 @@ def make_log(config: Config, instance: str | None = None, clock_ms: Clock = epoc
             policy=Policy(keep_consumed_ms=embedded.keep_consumed_hours * HOUR_MS),
             clock_ms=clock_ms,
         )
+    return KafkaLog(_kafka_options(config, instance), partitions=config.partitions)
+
+
+def _kafka_options(config: Config, instance: str | None) -> KafkaOptions:
     kafka, password = config.log.kafka, config.kafka_password()
-    options = KafkaOptions(
+    return KafkaOptions(
         bootstrap_servers=",".join(kafka.bootstrap_servers),
         security_protocol=kafka.security_protocol,
         sasl_mechanism=kafka.sasl_mechanism,
@@ -100,9 +114,9 @@ def make_log(config: Config, instance: str | None = None, clock_ms: Clock = epoc
         session_timeout_ms=kafka.session_timeout_ms,
         topic_prefix=kafka.topic_prefix,
         commit_timeout_ms=kafka.commit_timeout_ms,
+        cloudevents=kafka.cloudevents,
         instance=instance,
     )
-    return KafkaLog(options, partitions=config.partitions)
 
 
 async def open_log(config: Config, instance: str | None = None, clock_ms: Clock = epoch_ms) -> Log:
@@ -110,6 +124,48 @@ async def open_log(config: Config, instance: str | None = None, clock_ms: Clock 
     log = make_log(config, instance, clock_ms)
     await log.open()
     return log
+
+
+@contextlib.asynccontextmanager
+async def readable_log(config: Config) -> AsyncIterator[FollowableLog]:
+    """The log that a configuration names, to be read, also while the platform runs.
+
+    Raises ConfigError, and LogError when it is not there.
+    """
+    log: FollowableLog
+    if config.log.backend == "embedded":
+        log = EmbeddedLog.read_only(config.log_directory)
+    else:
+        log = KafkaLog(_kafka_options(config, None), partitions=config.partitions)
+    await log.open()
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+async def replay_letters(config: Config, order: dead_letters.Order) -> dead_letters.Judgement:
+    """Replay dead letters; where another process has the embedded log, it is asked to.
+
+    Raises ConfigError, LogError. A log that is not there is not made.
+    """
+    async with readable_log(config):
+        pass
+    try:
+        log = await open_log(config)
+    except LogInUseError:
+        return await dead_letters.ask(config.log_directory, order)
+    try:
+        return await dead_letters.replay(
+            log,
+            config.replay_id,
+            order.wanted,
+            dead_letters.Rules.present(epoch_ms(), again=order.again),
+            limit=order.limit,
+            note=order.note,
+        )
+    finally:
+        await log.close()
 
 
 def mqtt_settings(config: Config, client: str, broker: EmbeddedBroker | None) -> MqttSettings:
@@ -199,6 +255,7 @@ class Platform:
         self._tracing = tracing
         self._is_draining = False
         self._log: Log | None = None
+        self._desk: dead_letters.ReplayDesk | None = None
         self._tasks: dict[Role, asyncio.Task[None]] = {}
 
     @property
@@ -215,6 +272,11 @@ class Platform:
             await asyncio.to_thread(Path(self.config.data_dir).mkdir, parents=True, exist_ok=True)
             if LOG_ROLES.intersection(self._roles):
                 self._log = await open_log(self.config, self._static_instance, self._clock_ms)
+                if isinstance(self._log, EmbeddedLog):
+                    self._desk = dead_letters.ReplayDesk(
+                        self._log, self.config.log_directory, self.config.replay_id, self._clock_ms
+                    )
+                    await self._desk.open()
             # The last first: whoever reads is there before whoever writes.
             for role in reversed(self._roles):
                 self._start(role)
@@ -414,6 +476,8 @@ class Platform:
             "queries": None if self.queries is None else self.queries.stop,
             "odoo": None if self.odoo is None else self.odoo.stop,
         }
+        if self._desk is not None:
+            await self._desk.close()
         for role in self._roles:
             end = ends[role]
             if end is not None:
@@ -506,6 +570,8 @@ class Platform:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self._desk is not None:
+            await self._desk.close()
         closing: list[Awaitable[None]] = []
         if self._log is not None:
             closing.append(self._log.close())

@@ -304,6 +304,22 @@ async def _story(clients: Mapping[str, Client]) -> None:
     assert await rider.may("emit/uxi/rider/stations/nearby", here)
     await rider.echo(f"echo/abs/rider/stations/nearby/{RIDER}", RIDER)
     await clients["operator"].hears(f"emit/ABS/BSS/{RIDER}/service_access", RIDER)
+    await _operate(clients["operator"], station)
+
+
+async def _operate(operator: Client, station: Client) -> None:
+    """The station's equipment fails, its operator closes it and asks how it stands."""
+    faulty = body(RIDER, "equipment-1", {}, location_id=STATION, status="FAULT")
+    assert await station.may(f"emit/arm/station/{STATION}/equipment", faulty)
+    readiness = f"emit/abs/bss/station/{STATION}/readiness"
+    assert (await operator.hears(readiness, "equipment_fault"))["readiness"] == "NOT_READY"
+    own = f"operator/station/{STATION}"
+    close = body(RIDER, "close-1", {"action": "CLOSE"})
+    assert await operator.may(f"emit/uxi/{own}/readiness", close)
+    await operator.echo(f"echo/abs/{own}/readiness", "close-1")
+    asked = body(RIDER, "report-1", {}, location_id=STATION)
+    assert await operator.may(f"emit/uxi/{own}/report", asked)
+    await operator.echo(f"echo/abs/{own}/report", "report-1")
 
 
 async def _trespasses(clients: Mapping[str, Client]) -> None:
@@ -319,13 +335,17 @@ async def _trespasses(clients: Mapping[str, Client]) -> None:
             f"emit/abs/bss/payment/{OTHER}/service_payment",
             f"emit/uxi/attendant/plan/{OTHER}/payment_and_service",
             f"emit/arm/station/{STATION}/tap",
+            f"emit/uxi/operator/station/{STATION}/readiness",
+            f"emit/uxi/manager/fleet/{FLEET}/report",
             f"echo/ABS/EPS/{STATION}/allocate",
             f"echo/abs/service/plan/{RIDER}/customer_binding",
             f"cmd/ABS/EPS/{STATION}/allocate",
         ),
         STATION: (
             f"emit/arm/station/{STAFFED}/tap",
+            f"emit/arm/station/{STAFFED}/equipment",
             f"emit/arm/station/{STATION}/stock",
+            f"emit/uxi/operator/station/{STATION}/readiness",
             f"emit/uxi/service/plan/{RIDER}/customer_binding",
         ),
         "arm": (f"emit/odo/subscription/plan/{RIDER}/sync", f"cmd/ABS/EPS/{STATION}/allocate"),

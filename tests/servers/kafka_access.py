@@ -20,6 +20,7 @@ ROLES: Final = (
     "bss-sink",
     "bss-odoo",
     "bss-auditor",
+    "bss-console",
 )
 PASSWORDS: Final[Mapping[str, str]] = {role: f"{role}-in-the-clear" for role in ROLES}
 """By principal, with SCRAM-SHA-512; with PLAIN on the same listener for the user `plain`."""

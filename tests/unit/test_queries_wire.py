@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bss_stream import _engine
+from bss_stream.client.echo import read_echo
 from bss_stream.echo import ECHO_PROPERTIES
 from bss_stream.mqtt.messages import Received
 from bss_stream.queries import wire
@@ -24,7 +25,6 @@ from bss_stream.queries.wire import (
     SwapHistory,
 )
 from bss_stream.setup.documents import is_id
-from bss_stream.simulate.echoes import read_echo
 
 HISTORY = "emit/uxi/rider/plan/p-1/swap_history"
 BALANCE = "emit/uxi/rider/plan/p-1/balance"

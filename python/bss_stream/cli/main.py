@@ -9,6 +9,8 @@ from rich.console import Console
 
 from bss_stream import __version__, diagram, logs, topic_table
 from bss_stream._engine import check_model
+from bss_stream.cli import console as console_command
+from bss_stream.cli import contract as contract_command
 from bss_stream.cli import coverage as coverage_command
 from bss_stream.cli import dead_letters, odoo, report, running
 from bss_stream.cli import demo as demo_command
@@ -36,6 +38,7 @@ config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(contract_command.app, name="contract")
 app.add_typer(odoo.app, name="odoo-refused")
 app.add_typer(report.app, name="report")
 
@@ -143,6 +146,14 @@ def odoo_adapter(
 ) -> None:
     """Ledgers and life cycles to Odoo; payment states from there, by query and reconciliation."""
     _run_roles(config, ("odoo",), instance, verbose)
+
+
+@app.command()
+def console(config: ConfigPath = None, verbose: Verbose = False) -> None:
+    """The operators' web pages: live figures, stations, fleets, plans, ledger, dead letters."""
+    loaded = Config.load(config)
+    _set_up_logging(loaded.logging, verbose)
+    running.run(console_command.console(loaded))
 
 
 def _run_roles(

@@ -20,7 +20,7 @@ from bss_stream.errors import ConfigError
 from bss_stream.odoo import extra, refusals
 from bss_stream.odoo.billing import Measures
 from bss_stream.odoo.refusals import LISTED_MAX, Refusal
-from bss_stream.roles import open_log
+from bss_stream.roles import open_log, readable_log
 from bss_stream.setup import compile_setup
 
 FAULTS: Final = 1
@@ -47,7 +47,7 @@ def list_command(config: ConfigPath = None, limit: Limit = 100, as_json: AsJson 
 
 
 async def _standing(config: Config) -> tuple[list[Refusal], int]:
-    async with running.readable_log(config) as log:
+    async with readable_log(config) as log:
         return await refusals.standing(log)
 
 

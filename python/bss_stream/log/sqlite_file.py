@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from bss_stream._engine import pack, unpack
-from bss_stream.errors import LogError
+from bss_stream.errors import LogError, LogInUseError
 from bss_stream.log.protocol import Fetched, TopicPartition
 
 if sys.platform == "win32":
@@ -118,7 +118,7 @@ class Lock:
     """The lock that keeps a second process away from a log's directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Take the lock. Raises LogError naming the holder when another has it."""
+        """Take the lock. Raises LogInUseError naming the holder when another has it."""
         path = directory / LOCK
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
@@ -129,7 +129,7 @@ class Lock:
         except OSError as error:
             holder = os.read(self._file, 20).decode("ascii", "replace").strip() or "unknown"
             os.close(self._file)
-            raise LogError(
+            raise LogInUseError(
                 f"the log {directory} is in use by process {holder} (it holds {path}): "
                 "stop that process or give this one a directory of its own"
             ) from error
