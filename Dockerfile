@@ -1,4 +1,4 @@
-# All roles in one image; the command says which: bridge, process, publish, sink, query, run.
+# All roles in one image; the command says which: bridge, process, publish, sink, query, odoo, run.
 #
 #   docker build --build-arg REVISION="$(git rev-parse HEAD)" -t bss-stream .
 #

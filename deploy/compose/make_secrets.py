@@ -18,7 +18,7 @@ from typing import Final
 HERE: Final = Path(__file__).parent
 BROKER: Final = "mosquitto"
 DATABASE: Final = "postgres:5432/bss"
-MQTT_USERS: Final = ("bss-bridge", "bss-publisher", "bss-queries", "simulator")
+MQTT_USERS: Final = ("bss-bridge", "bss-publisher", "bss-queries", "bss-odoo", "simulator")
 DATABASE_USERS: Final = ("bss_sink", "bss_queries")
 ITERATIONS: Final = 10_000
 DAYS: Final = "3650"

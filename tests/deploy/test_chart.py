@@ -23,6 +23,7 @@ NO_SCHEMA: Final = ("keda.sh/v1alpha1", "monitoring.coreos.com/v1")
 """Not of Kubernetes itself."""
 
 PLAIN: Final = ("kafka.securityProtocol=PLAINTEXT", "mqtt.tls=false", "mqtt.secret=", "ca.secret=")
+ODOO: Final = ("odoo.url=https://odoo.example.net", "odoo.database=bss", "odoo.username=bss")
 VARIANTS: Final = {
     "as it is": (),
     "without encryption": PLAIN,
@@ -31,6 +32,7 @@ VARIANTS: Final = {
     "scaled by Kubernetes": ("autoscaling.kind=hpa", "autoscaling.hpa.matchLabels.app=bss"),
     "scaled by KEDA": ("autoscaling.kind=keda", "autoscaling.maxReplicas=6"),
     "scaled by KEDA without users": ("autoscaling.kind=keda", *PLAIN),
+    "with Odoo": ODOO,
     "without policies": ("networkPolicy.enabled=false",),
     "with the operator": (
         "serviceMonitor.enabled=true",
@@ -138,7 +140,7 @@ def test_the_schemas_refuse_what_kubernetes_does_not_know() -> None:
 
 def test_every_role_s_settings_are_settings_of_the_program(manifests: list[Manifest]) -> None:
     found = workloads(manifests)
-    assert set(found) == set(ROLES)
+    assert set(found) | {"odoo"} == set(ROLES)
     for role, workload in found.items():
         config = Config.load(env=environment(manifests, workload))
         assert config.log.backend == "kafka", role
@@ -177,7 +179,7 @@ def test_probes_ask_where_the_program_answers(manifests: list[Manifest]) -> None
     for one in of_kind(manifests, "ServiceMonitor"):
         wanted = one["spec"]["selector"]["matchLabels"]
         services = of_kind(manifests, "Service")
-        assert len(services) == len(ROLES)
+        assert len(services) == len(ROLES) - 1
         for service in services:
             assert wanted.items() <= service["metadata"]["labels"].items()
             assert service["spec"]["ports"][0]["name"] == one["spec"]["endpoints"][0]["port"]
@@ -265,7 +267,7 @@ def test_services_budgets_and_policies_select_a_role_s_pods(manifests: list[Mani
 
 
 def test_a_policy_lets_a_role_reach_its_servers_alone() -> None:
-    policies = of_kind(render("networkPolicy.otherPorts=[4318]"), "NetworkPolicy")
+    policies = of_kind(render("networkPolicy.otherPorts=[4318]", *ODOO), "NetworkPolicy")
     open_to = {
         one["metadata"]["name"].removeprefix("bss-"): {
             port["port"] for rule in one["spec"]["egress"] for port in rule["ports"]
@@ -278,4 +280,5 @@ def test_a_policy_lets_a_role_reach_its_servers_alone() -> None:
         "publisher": {53, 4318, 9093, 8883},
         "sink": {53, 4318, 9093, 5432},
         "queries": {53, 4318, 8883, 5432},
+        "odoo": {53, 4318, 9093, 8883, 443},
     }

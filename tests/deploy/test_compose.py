@@ -19,7 +19,7 @@ PINNED: Final = re.compile(r"[^:]+:v?[0-9]+(\.[0-9]+)+")
 
 def test_every_role_s_settings_are_settings_of_the_program(model: dict[str, Any]) -> None:
     roles = {one["command"][0] for one in ours(model).values()}
-    assert roles >= {"bridge", "process", "publish", "sink", "query", "simulate"}
+    assert roles >= {"bridge", "process", "publish", "sink", "query", "odoo", "simulate"}
     for name, service in ours(model).items():
         config = Config.load(env=service["environment"])
         assert config.log.backend == "kafka", name
@@ -50,7 +50,8 @@ def test_a_role_has_the_secrets_that_it_reads_and_no_others(model: dict[str, Any
 
 def test_the_secrets_are_those_that_the_script_makes(model: dict[str, Any], secrets: Path) -> None:
     used = {Path(one["file"]).name for one in model["secrets"].values()}
-    assert used == {file.name for file in secrets.iterdir()}
+    # The key is Odoo's to give.
+    assert used - {"odoo-key"} == {file.name for file in secrets.iterdir()}
     assert secrets.stat().st_mode & 0o077 == 0
     for one in (*model["secrets"].values(), *model["configs"].values()):
         file = Path(one["file"])
@@ -98,7 +99,7 @@ def test_prometheus_finds_every_role(model: dict[str, Any]) -> None:
         for alias in (name, *((service["networks"]["default"] or {}).get("aliases", ())))
     }
     assert {named[name]["command"][0] for name in found["names"]} == {
-        *("bridge", "process", "publish", "sink", "query")
+        *("bridge", "process", "publish", "sink", "query", "odoo")
     }
     for name in found["names"]:
         config = Config.load(env=named[name]["environment"])

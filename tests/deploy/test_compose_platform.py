@@ -156,7 +156,7 @@ async def test_the_services_work_together(
         probe = [one.replace(found["environment"]["BSS_HTTP__PORT"], listens) for one in probe]
         return Service(name, [*found["command"], *more], env, probe, tmp_path)
 
-    roles = [service(name) for name in ours(model) if name != "simulator"]
+    roles = [service(name) for name, one in ours(model).items() if not one.get("profiles")]
     riders = service("simulator", "--duration", "5", "--rate", "20", "--plans", "40")
     async with AsyncExitStack() as stack:
         for one in (*roles, riders):

@@ -6,15 +6,13 @@ from typing import Final
 
 IMPORTS: Final = """
 import importlib, pkgutil, sys, types
-from pathlib import Path
-
-# The libraries know their system; what is ours is made to believe that it is another one.
-import aiokafka, aiomqtt, asyncio, logging.handlers, multiprocessing, rich.live, socket, ssl
-import subprocess, tempfile, typer.testing
 import bss_stream
 
-where = list(bss_stream.__path__)
-names = [found.name for found in pkgutil.walk_packages(where, "bss_stream.")]
+found = pkgutil.walk_packages(list(bss_stream.__path__), "bss_stream.")
+names = [one.name for one in found if not one.name.endswith("__main__")]
+# The libraries know their system; what is ours is made to believe that it is another one.
+for name in names:
+    importlib.import_module(name)
 for name in [name for name in sys.modules if name.startswith("bss_stream")]:
     if not name.endswith("._engine"):
         del sys.modules[name]
@@ -23,8 +21,7 @@ for name in ("fcntl", "grp", "posix", "pwd", "resource", "termios", "tty", "uvlo
 sys.modules["msvcrt"] = types.ModuleType("msvcrt")
 sys.platform = "win32"
 for name in names:
-    if not name.endswith("__main__"):
-        importlib.import_module(name)
+    importlib.import_module(name)
 print(len(names), "fcntl" in vars(sys.modules["bss_stream.log.sqlite_file"]))
 """
 

@@ -23,6 +23,9 @@ processor: {command: process, kafka: true, mqtt: false, postgres: false}
 publisher: {command: publish, kafka: true, mqtt: true, postgres: false}
 sink: {command: sink, kafka: true, mqtt: false, postgres: true}
 queries: {command: query, kafka: false, mqtt: true, postgres: true}
+{{- if .Values.odoo.url }}
+odoo: {command: odoo, kafka: true, mqtt: true, postgres: false}
+{{- end }}
 {{- end }}
 
 {{- define "bss.checks" -}}
@@ -43,7 +46,7 @@ queries: {command: query, kafka: false, mqtt: true, postgres: true}
 {{- $values := .root.Values }}
 {{- $sasl := hasPrefix "SASL" $values.kafka.securityProtocol }}
 {{- $encrypted := or (and .does.kafka (hasSuffix "SSL" $values.kafka.securityProtocol)) (and .does.mqtt $values.mqtt.tls) }}
-{{- $secrets := or (and .does.kafka $sasl) (and .does.mqtt $values.mqtt.secret) .does.postgres (and $encrypted $values.ca.secret) }}
+{{- $secrets := or (and .does.kafka $sasl) (and .does.mqtt $values.mqtt.secret) .does.postgres (eq .role "odoo") (and $encrypted $values.ca.secret) }}
 metadata:
   labels:
     {{- include "bss.labels" . | nindent 4 }}
@@ -121,6 +124,16 @@ spec:
         - name: BSS_SINK__DSN_FILE
           value: /etc/bss/secrets/dsn
         {{- end }}
+        {{- if eq .role "odoo" }}
+        - name: BSS_ODOO__URL
+          value: {{ $values.odoo.url | quote }}
+        - name: BSS_ODOO__DATABASE
+          value: {{ $values.odoo.database | quote }}
+        - name: BSS_ODOO__USERNAME
+          value: {{ $values.odoo.username | quote }}
+        - name: BSS_ODOO__API_KEY_FILE
+          value: /etc/bss/secrets/odoo-key
+        {{- end }}
         {{- range $name, $value := .values.settings }}
         - name: {{ $name }}
           value: {{ $value | quote }}
@@ -178,6 +191,11 @@ spec:
           - secret:
               name: {{ $values.postgres.secret }}
               items: [{key: {{ .role }}, path: dsn}]
+          {{- end }}
+          {{- if eq .role "odoo" }}
+          - secret:
+              name: {{ $values.odoo.secret }}
+              items: [{key: odoo, path: odoo-key}]
           {{- end }}
           {{- if and $encrypted $values.ca.secret }}
           - secret:
