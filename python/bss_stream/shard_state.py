@@ -74,6 +74,8 @@ class ShardStates:
     async def restore(self, shard: int, in_shard: InShard[None]) -> Restored:
         """Fill an empty shard. Raises LogError, and whatever `in_shard` does."""
         started_s = asyncio.get_running_loop().time()
+        for topic in topics.STATES:
+            await self._log.settle(topic, shard)
         extents = {topic: await self._log.extent(topic, shard) for topic in topics.STATES}
         restored = Restored()
         starts = await self._from_checkpoint(shard, extents, in_shard, restored)

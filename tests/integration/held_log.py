@@ -35,6 +35,9 @@ class HeldLog:
     def replay(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[Fetched]:
         return self._log.replay(topic, partition, start)
 
+    async def settle(self, topic: str, partition: int) -> None:
+        await self._log.settle(topic, partition)
+
     async def extent(self, topic: str, partition: int) -> Extent:
         return await self._log.extent(topic, partition)
 

@@ -20,6 +20,7 @@ from aiokafka.structs import TopicPartition as KafkaPartition  # type: ignore[im
 from bss_stream import topics
 from bss_stream.contract.asyncapi import FRAME
 from bss_stream.errors import LogError
+from bss_stream.log import kafka_replay
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
 from bss_stream.log.protocol import Log, TopicPartition
 from tests.logs import IN_VAIN_S, chunk, kafka_options, numbered, poll_until, replayed, values
@@ -137,6 +138,28 @@ async def test_records_of_an_open_transaction_are_held_back(
         assert values(await poll_until(consumer, 3)) == [b"0", b"1", b"2"]
     finally:
         await consumer.close()
+        await producer.stop()
+
+
+async def test_a_transaction_that_never_ends_is_told_of_before_states_are_restored(
+    log: Log, options: KafkaOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that no coordinator will end, as if a broker had lost its markers."""
+    monkeypatch.setattr(kafka_replay, "HANGING_S", 0.5)
+    producer = AIOKafkaProducer(
+        bootstrap_servers=options.bootstrap_servers, transactional_id=options.name("lost")
+    )
+    await producer.start()
+    try:
+        await producer.begin_transaction()
+        value = b"state"
+        await producer.send_and_wait(options.name(topics.STATE_PLAN), value, b"k", partition=1)
+        with pytest.raises(LogError, match=r"bss\.state\.plan/1: .* open from offset 0 .*abort"):
+            await log.settle(topics.STATE_PLAN, 1)
+        await log.settle(topics.STATE_PLAN, 0)
+        await producer.abort_transaction()
+        await log.settle(topics.STATE_PLAN, 1)
+    finally:
         await producer.stop()
 
 

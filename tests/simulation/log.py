@@ -311,6 +311,9 @@ class SimulatedLog:
         epoch = await server.network.call("fence", lambda: server.fence(transactional_id))
         return SimulatedProducer(server, transactional_id, epoch)
 
+    async def settle(self, topic: str, partition: int) -> None:
+        """Opening a producer ends its transaction before it answers."""
+
     async def extent(self, topic: str, partition: int) -> Extent:
         server = self._server
         part = server.parts[TopicPartition(topic, partition)]

@@ -82,6 +82,9 @@ class EmbeddedLog:
         epoch = await self._store.fence(transactional_id)
         return EmbeddedProducer(self._store, transactional_id, epoch)
 
+    async def settle(self, topic: str, partition: int) -> None:
+        """Nothing to wait for: what is not committed is in no file."""
+
     def replay(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[Fetched]:
         """Every committed record of a partition from `start` to its present end, then stop."""
         return self._store.replay(topic, partition, start)

@@ -8,7 +8,7 @@ from bss_stream.log.kafka_client import KafkaOptions, ensure_topics
 from bss_stream.log.kafka_consumer import KafkaConsumer
 from bss_stream.log.kafka_follow import follow
 from bss_stream.log.kafka_producer import KafkaAppender, KafkaTransactionalProducer
-from bss_stream.log.kafka_replay import extent, replay
+from bss_stream.log.kafka_replay import extent, replay, settle
 from bss_stream.log.protocol import (
     Extent,
     Fetched,
@@ -53,6 +53,11 @@ class KafkaLog:
         producer = KafkaTransactionalProducer(self._options, self.partitions, transactional_id)
         await producer.open()
         return producer
+
+    async def settle(self, topic: str, partition: int) -> None:
+        """Return once a partition's last stable offset is its end. Raises LogError if it stays
+        behind."""
+        await settle(self._options, self._part(topic, partition))
 
     def replay(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[Fetched]:
         """Every committed record from `start` to the partition's last stable offset of now."""

@@ -16,6 +16,7 @@ from aiokafka.protocol.offset import OffsetRequest  # type: ignore[import-untype
 from aiokafka.structs import TopicPartition as KafkaPartition  # type: ignore[import-untyped]
 
 from bss_stream._engine import pack, read_batches, unpack
+from bss_stream.errors import LogError
 from bss_stream.log.kafka_client import KafkaOptions, translated
 from bss_stream.log.kafka_requests import Failure, KafkaRequests, failure_of
 from bss_stream.log.kafka_topic_ids import topic_id
@@ -28,6 +29,8 @@ FETCH_BYTES_MAX: Final = 8 * 1024 * 1024
 FETCH_WAIT_MS: Final = 25
 ANSWER_TIMEOUT_S: Final = 60.0
 SETTLE_S: Final = 1.0
+HANGING_S: Final = 30.0
+"""A transaction whose coordinator has ended it is ended in its partitions long before."""
 SETTLE_PAUSE_S: Final = 0.01
 EMPTY_FETCHES_MAX: Final = 3
 """So many empty answers at one offset below the end: what was there has been compacted away."""
@@ -48,6 +51,32 @@ async def extent(options: KafkaOptions, part: TopicPartition) -> Extent:
         finally:
             await requests.close()
     return Extent(incarnation.hex, start, end)
+
+
+async def settle(options: KafkaOptions, part: TopicPartition) -> None:
+    """Return once no transaction is open in a partition. Raises LogError if one stays open.
+
+    A broker that was cut off from its controller can have a transaction ended without its markers
+    in the partitions. Whoever took the records below it for all there is would do its work again.
+    """
+    requests = KafkaRequests(options, "settle")
+    where = f"{part.topic}/{part.partition}"
+    with translated(f"see whether transactions are open in {where}"):
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                await requests.open([part.topic])
+                partition = _Partition(
+                    requests, KafkaPartition(options.name(part.topic), part.partition)
+                )
+                stable, written = await partition.ends(HANGING_S)
+        finally:
+            await requests.close()
+    if stable < written:
+        raise LogError(
+            f"{where}: a transaction is open from offset {stable} on, {HANGING_S:g} s after its "
+            "producer was replaced: Kafka has lost its end. Find it with `kafka-transactions.sh "
+            "find-hanging`, end it with `abort`, then start again"
+        )
 
 
 async def replay(options: KafkaOptions, part: TopicPartition, start: int) -> AsyncIterator[Fetched]:
@@ -105,13 +134,19 @@ class _Partition:
         transactions that are open at the call a moment to end; a dead owner's may stay open for
         longer.
         """
+        stable, written = await self.ends(SETTLE_S)
+        return min(stable, written)
+
+    async def ends(self, patience_s: float) -> tuple[int, int]:
+        """The last stable offset, and the end that the partition had at the call; the former is the
+        lesser if transactions have stayed open for `patience_s`."""
         loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + SETTLE_S
+        deadline_s = loop.time() + patience_s
         written = await self.offset(LATEST, READ_UNCOMMITTED)
         while True:
             stable = await self.offset(LATEST, READ_COMMITTED)
             if stable >= written or loop.time() > deadline_s:
-                return min(stable, written)
+                return stable, written
             await asyncio.sleep(SETTLE_PAUSE_S)
 
     async def pages(self, position: int, end: int) -> AsyncGenerator[Page, None]:

@@ -193,6 +193,11 @@ class Log(ReadableLog, Protocol):
 
     async def transactional_producer(self, transactional_id: str) -> TransactionalProducer: ...
 
+    async def settle(self, topic: str, partition: int) -> None:
+        """Return once no transaction is open in a partition whose only writer the caller has just
+        opened anew: that ended all that an earlier one had begun. Raises LogError if one stays
+        open all the same, as what it wrote would neither be read nor be gone."""
+
     async def extent(self, topic: str, partition: int) -> Extent:
         """Where a partition begins and ends by now. Raises LogError."""
 
