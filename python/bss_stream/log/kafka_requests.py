@@ -29,6 +29,9 @@ RETRY_MIN_S: Final = 0.001
 RETRY_MAX_S: Final = 0.1
 RETRY_GROWTH: Final = 1.5
 
+FETCHES: Final = "fetches"
+"""The name of those connections: aiokafka's client keeps one for each broker and name."""
+
 _UNANSWERED: Final = (
     errors.KafkaConnectionError,
     errors.NodeNotReadyError,
@@ -122,6 +125,16 @@ class KafkaRequests:
             self._coordinators.clear()
         if isinstance(failure, (*_UNANSWERED, *_MOVED_LEADER)):
             await self._client.force_metadata_update()
+
+    @property
+    def client(self) -> Any:
+        """aiokafka's, once `open` has returned."""
+        return self._client
+
+    async def fetch(self, node: int, request: Any) -> Any:
+        """The answer of a broker that may wait with it: on a connection of its own, since a broker
+        answers a connection's requests one after the other."""
+        return await self._client.send(node, request, group=FETCHES)
 
     async def ask_leader(self, node: int, request: Any) -> Any:
         """The answer of a broker that leads partitions."""
