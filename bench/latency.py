@@ -93,4 +93,4 @@ async def on_kafka(sheet: Sheet, bootstrap: str) -> None:
             bridge=Bridge(linger_ms=1),
         )
 
-    await latency(sheet, "Kafka", where, 400.0)
+    await latency(sheet, "Kafka", where, 1_000.0)

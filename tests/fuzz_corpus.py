@@ -13,6 +13,7 @@ from bss_stream import _engine, topics
 from bss_stream.frames import decode_signal
 from bss_stream.stories import Stage
 from bss_stream.testing import Consumed
+from tests.golden.records import read, versions
 from tests.scenarios import STORIES
 
 CORPUS: Final = Path(__file__).parents[1] / "rust" / "engine" / "corpus"
@@ -45,6 +46,12 @@ def main() -> None:
     for event, frame in frames.items():
         _write("frame", event, frame)
         _write("request", event, decode_signal(frame).payload)
+    for traced in read(versions()[-1]).records:
+        value = traced.produced.value
+        if traced.topic == topics.SIGNALS_STATION and value.startswith(b"2"):
+            _write("frame", "traced", value)
+        elif traced.topic == topics.STATE_PLAN and value[0] == 2:
+            _write("plan", "traced", value)
     for kind, found in states.items():
         for number, state in enumerate(_spread(sorted(found, key=lambda s: (len(s), s)))):
             _write(kind, f"{number:02}", state)

@@ -467,7 +467,7 @@ class Events(Payments):
         if session is None or session.correlation != turn.correlation:
             return "duplicate"
         reason = "allocation_denied"
-        if request.reason == "inventory_empty":
+        if request.reason in ("inventory_empty", "station_not_ready"):
             reason = request.reason
         plan.session = None
         self._give_up(turn, plan, session, reason)

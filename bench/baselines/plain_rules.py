@@ -34,6 +34,7 @@ SIGNALS: Final = {
             "fleet_not_in_bundle",
             "quota_exhausted",
             "inventory_empty",
+            "station_not_ready",
             "payment_not_current",
             "states_not_initialized",
             "allocation_timed_out",
@@ -168,6 +169,11 @@ class Rules:
         """Sends an MQTT message."""
         corr = wire.header(turn.correlation)
         self.push(turn, self.outbox, f"1\t{kind}\t1\t0\t300\t{corr}\t{topic}\n{payload}")
+
+    def publish_retained(self, turn: Turn, kind: str, topic: str, payload: str) -> None:
+        """Sends an MQTT message that the broker keeps."""
+        corr = wire.header(turn.correlation)
+        self.push(turn, self.outbox, f"1\t{kind}\t1\t1\t0\t{corr}\t{topic}\n{payload}")
 
     def dead_letter(self, turn: Turn, reason: str, detail: str) -> None:
         """Keeps the record, unless it is kept already or there is none."""

@@ -12,7 +12,7 @@ from bench.baselines import plain_wire as wire
 from bench.baselines.plain_events import Events
 from bench.baselines.plain_rules import REASONS, Lane, Record, RejectedError, Turn
 from bench.baselines.plain_state import Asset, Plan, Station, Stock
-from bench.baselines.plain_stations import Stations, conditions
+from bench.baselines.plain_stations import ASSIGNED, RETURNED, Stations, conditions
 from bench.baselines.plain_strict import RefusedError, check
 from bench.baselines.plain_tables import Model, Tables
 from bench.baselines.plain_wire import Internal, is_clean_id, is_clean_text
@@ -366,6 +366,7 @@ class Shard(Events, Stations):
         applied = self._applied[topics.SIGNALS_STATION]
         decode, stations, fleets = wire.read_internal, self._stations, self.tables.fleets
         lows, capacities = self.tables.low, self.tables.capacity
+        markets = self.tables.market
         moved = 0
         for offset, (key, value) in zip(offsets, records, strict=True):
             if offset <= applied:
@@ -384,6 +385,10 @@ class Shard(Events, Stations):
             if fleet not in fleets:
                 self._arrive_at_station(offset, key, value)
                 continue
+            recorded_ms = int(head.split(b"\t", 3)[2])
+            day = markets[station.station_id].local_day(recorded_ms)
+            if day > station.day:
+                station.turn_day(day)
             stock = station.stock.get(fleet)
             if stock is None:
                 stock = station.stock[fleet] = Stock(0)
@@ -391,13 +396,14 @@ class Shard(Events, Stations):
                 if stock.current > 0:
                     stock.current -= 1
                 stock.assignments += 1
+                stock.today[ASSIGNED] += 1
             if request.returned_asset_id is not None:
                 stock.current += 1
                 stock.returns += 1
+                stock.today[RETURNED] += 1
             low, capacity = lows[station.station_id], capacities[station.station_id]
             for fleet, stock in station.stock.items():
                 if conditions(stock, low, capacity.get(fleet, 0)) != stock.warned:
-                    recorded_ms = int(head.split(b"\t")[2])
                     correlation = request.correlation_id or ""
                     turn = Turn(
                         topics.SIGNALS_STATION,

@@ -345,10 +345,31 @@ def encode_window(window: dict[bytes, tuple[int, int]]) -> bytes:
     return b"".join(parts)
 
 
+COUNTED: Final = (
+    "assignments",
+    "returns",
+    "inventory_empty",
+    "station_not_ready",
+    "allocation_denied",
+    "allocation_timed_out",
+)
+NOTHING_ASIDE: Final = bytes(3)
+"""The mix has no operator who puts batteries on chargers."""
+
+
 class Stock:
     """One fleet at one station."""
 
-    __slots__ = ("assignments", "current", "promised", "restocks", "returns", "warned")
+    __slots__ = (
+        "assignments",
+        "current",
+        "day_before",
+        "promised",
+        "restocks",
+        "returns",
+        "today",
+        "warned",
+    )
 
     def __init__(self, current: int) -> None:
         self.current = current
@@ -358,30 +379,52 @@ class Stock:
         self.restocks = 0
         self.warned = 0
         """Bits: empty, low, in high demand."""
+        self.today = [0] * len(COUNTED)
+        """By COUNTED."""
+        self.day_before = [0] * len(COUNTED)
 
 
 class Station:
     """A station."""
 
-    __slots__ = ("answers", "applied", "dirty", "intents", "station_id", "stock")
+    __slots__ = ("answers", "applied", "day", "dirty", "intents", "is_told", "station_id", "stock")
 
     def __init__(self, station_id: str, stock: dict[str, int]) -> None:
         self.station_id = station_id
         self.stock = {fleet: Stock(current) for fleet, current in stock.items()}
-        self.intents: list[tuple[str, str, str]] = []
-        """(correlation id, plan id, fleet id) of what ARM has not answered."""
+        self.intents: list[tuple[str, str, str, int]] = []
+        """(correlation id, plan id, fleet id, since when) of what ARM has not answered."""
+        self.is_told = 0
+        """The readiness that was broadcast last: ready, limited, not ready."""
+        self.day = 0
+        """The local day that is counted."""
         self.answers: dict[bytes, tuple[int, int]] = {}
         self.applied = -1
         self.dirty = False
 
+    def turn_day(self, day: int) -> None:
+        """Begins to count another day."""
+        for stock in self.stock.values():
+            counted, stock.today = stock.today, [0] * len(COUNTED)
+            stock.day_before = counted if day == self.day + 1 else [0] * len(COUNTED)
+        self.day = day
+
     def encode(self) -> bytes:
         """The state bytes."""
-        parts = [b"\x01" + sint(self.applied), uint(len(self.stock))]
+        parts = [b"\x02" + sint(self.applied) + LAST[self.is_told << 3] + sint(self.day)]
+        # No incidents.
+        parts.append(LAST[0] + uint(len(self.stock)))
         for fleet, stock in self.stock.items():
             parts.append(text(fleet) + sint(stock.current) + uint(stock.assignments))
             parts.append(uint(stock.returns) + uint(stock.restocks) + LAST[stock.warned])
+            parts.append(NOTHING_ASIDE)
+            parts += [uint(count) for count in stock.today]
+            parts += [uint(count) for count in stock.day_before]
         parts.append(uint(len(self.intents)))
-        parts += [text(field) for intent in self.intents for field in intent]
+        for correlation, plan_id, fleet, since_ms in self.intents:
+            parts.append(text(correlation) + text(plan_id) + text(fleet) + sint(since_ms))
+        # No shift.
+        parts.append(LAST[0])
         parts.append(encode_window(self.answers))
         return b"".join(parts)
 

@@ -9,11 +9,15 @@ from bench.baselines.plain_rules import (
     require,
     require_id,
 )
-from bench.baselines.plain_state import Station, Stock
+from bench.baselines.plain_state import COUNTED, Station, Stock
 from bench.baselines.plain_wire import Internal, escaped
 from bss_stream import topics
 
 WARNINGS = {1: ("INVENTORY_EMPTY",), 2: ("INVENTORY_LOW", "RESTOCK_NEEDED"), 4: ("HIGH_DEMAND",)}
+
+
+ASSIGNED, RETURNED, EMPTY, _, DENIED, TIMED_OUT = range(len(COUNTED))
+READINESS = (("READY", "in_service"), ("LIMITED", "stock_low"), ("NOT_READY", "no_stock"))
 
 
 def conditions(stock: Stock, low: int, capacity: int) -> int:
@@ -28,6 +32,9 @@ class Stations(Rules):
 
     def station_event(self, turn: Turn, station: Station, event: str, request: Internal) -> str:
         """Applies one event to a station. Raises RejectedError."""
+        day = self.tables.market[turn.entity_id].local_day(turn.recorded_ms)
+        if day > station.day:
+            station.turn_day(day)
         try:
             return self._take(turn, station, event, request)
         finally:
@@ -44,6 +51,32 @@ class Stations(Rules):
             for bit, signals in WARNINGS.items():
                 for signal in signals if began & bit else ():
                     self._announce(turn, fleet, stock, signal)
+        self._tell_readiness(turn, station)
+
+    def _tell_readiness(self, turn: Turn, station: Station) -> None:
+        """The mix has no operator who closes a station, and no equipment that fails."""
+        slots = self.tables.capacity[turn.entity_id]
+        warned = [stock.warned for fleet, stock in station.stock.items() if slots.get(fleet, 0)]
+        readiness = 0
+        if warned and all(bits & 1 for bits in warned):
+            readiness = 2
+        elif any(bits & 2 for bits in warned):
+            readiness = 1
+        if readiness == station.is_told:
+            return
+        station.is_told = readiness
+        name, because = READINESS[readiness]
+        available = ",".join(
+            f'"{fleet}":{max(stock.current - stock.promised, 0)}'
+            for fleet, stock in station.stock.items()
+        )
+        payload = (
+            f'{{"timestamp":"{turn.event_at}","location_id":"{turn.entity_id}","readiness":"{name}"'
+            f',"because":"{because}","equipment":"OK","available":{{{available}}}'
+            f',"intents":{len(station.intents)}}}'
+        )
+        topic = f"emit/abs/bss/station/{turn.entity_id}/readiness"
+        self.publish_retained(turn, "emit", topic, payload)
 
     def _announce(self, turn: Turn, fleet: str, stock: Stock, signal: str, known: str = "") -> None:
         payload = (
@@ -58,7 +91,9 @@ class Stations(Rules):
         if event == "allocate":
             return self._allocate(turn, station, request)
         if event == "allocation_release":
-            self._take_intent(station, turn.correlation, request.plan_id)
+            given_up = self._take_intent(station, turn.correlation, request.plan_id)
+            if given_up is not None:
+                station.stock[given_up[2]].today[TIMED_OUT] += 1
         elif event == "station_stock":
             self._restock(turn, station, request)
         else:
@@ -82,10 +117,11 @@ class Stations(Rules):
         if all(intent[:2] != asked for intent in station.intents):
             stock = station.stock.setdefault(fleet, Stock(0))
             if stock.current - stock.promised <= 0:
+                stock.today[EMPTY] += 1
                 self._deny(turn, plan_id, "inventory_empty")
                 return "ok"
             stock.promised += 1
-            station.intents.append((turn.correlation, plan_id, fleet))
+            station.intents.append((turn.correlation, plan_id, fleet, turn.recorded_ms))
         returned = request.returned_asset_id
         back = "null" if returned is None else f'"{returned}"'
         attempt = request.attempt if request.attempt is not None else 1
@@ -116,7 +152,7 @@ class Stations(Rules):
 
     def _take_intent(
         self, station: Station, correlation: str, plan_id: str | None
-    ) -> tuple[str, str, str] | None:
+    ) -> tuple[str, str, str, int] | None:
         for at, intent in enumerate(station.intents):
             if intent[0] == correlation and plan_id in (None, intent[1]):
                 station.stock[intent[2]].promised -= 1
@@ -144,6 +180,7 @@ class Stations(Rules):
         elif intent is None:
             raise RejectedError("unknown_allocation")
         else:
+            station.stock[intent[2]].today[DENIED] += 1
             self._deny(turn, intent[1], request.reason or status)
         answered = self.signal_id(turn.correlation, named if intent is None else intent[1])
         for signal_id in (seen, answered):
@@ -155,12 +192,12 @@ class Stations(Rules):
         turn: Turn,
         station: Station,
         request: Internal,
-        intent: tuple[str, str, str] | None,
+        intent: tuple[str, str, str, int] | None,
     ) -> None:
         asset = require_id(request.asset_id, "asset_id")
         returned = request.returned_asset_id
         if intent is not None:
-            _, plan_id, fleet = intent
+            _, plan_id, fleet, _ = intent
         elif request.plan_id is not None:
             plan_id = require_id(request.plan_id, "plan_id")
             fleet = self.known_fleet(request)
@@ -170,6 +207,8 @@ class Stations(Rules):
         stock.current = max(stock.current - 1, 0) + (returned is not None)
         stock.assignments += 1
         stock.returns += returned is not None
+        stock.today[ASSIGNED] += 1
+        stock.today[RETURNED] += returned is not None
         fields = f',"asset_id":"{asset}"'
         fields += f',"returned_asset_id":"{returned}"' if returned is not None else ""
         fields += f',"fleet_id":"{fleet}","location_id":"{turn.entity_id}"'

@@ -314,16 +314,20 @@ class Tables:
         self.low: dict[str, int] = {}
         """The stock at which a station's operator is asked to restock."""
         self.capacity: dict[str, dict[str, int]] = {}
+        self.market: dict[str, Market] = {}
+        """That of a station."""
         self.fleets: set[str] = set()
         self.templates: dict[str, Template] = {}
         """The newest version of each: the baseline does not reload."""
         for market in document["markets"]:
             self.fleets |= {fleet["fleet_id"] for fleet in market["fleets"]}
+            shared = Market(market)
             for location in market["locations"]:
                 self.stock[location["location_id"]] = dict(sorted(location["stock"].items()))
                 self.capacity[location["location_id"]] = location["capacity"]
                 self.low[location["location_id"]] = market["inventory"]["low_threshold"]
-            self._add(Market(market), market, models)
+                self.market[location["location_id"]] = shared
+            self._add(shared, market, models)
 
     def _add(self, market: Market, document: dict[str, Any], models: dict[str, Model]) -> None:
         services = {service["service_id"]: service for service in document["services"]}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Self, final
 
 __all__ = [
+    "Census",
     "Coverage",
     "Engine",
     "Output",
@@ -11,7 +12,9 @@ __all__ = [
     "Router",
     "byte_after",
     "check_model",
+    "clean_trace",
     "events",
+    "first_received_ms",
     "last_received_ms",
     "measure",
     "pack",
@@ -20,6 +23,7 @@ __all__ = [
     "reasons",
     "sequence_after",
     "topic_names",
+    "traced",
     "unpack",
     "write_batches",
 ]
@@ -76,6 +80,15 @@ def partition_for(key: bytes, partitions: int) -> int:
 def last_received_ms(data: bytes) -> int | None:
     """When the last signal of a chunk was received, in epoch ms; None if it has no frame."""
 
+def first_received_ms(data: bytes) -> int | None:
+    """When the first signal of a chunk was received, in epoch ms; None if it has no frame."""
+
+def traced(data: bytes) -> list[tuple[int, str, str, str]]:
+    """The signals of a chunk that have a trace: place, event, correlation id, trace."""
+
+def clean_trace(trace: str) -> str:
+    """A text if it is a W3C traceparent of version 00, else an empty one."""
+
 def check_model(file: str, data: bytes) -> str:
     """Compile a plan model and return its id. ValueError has one line a fault."""
 
@@ -102,13 +115,14 @@ class Router:
 
     def pack(
         self,
-        messages: Sequence[tuple[str, bytes, bytes | None]],
+        messages: Sequence[tuple[str, bytes, bytes | None, str | None]],
         partitions: int,
         received_ms: int,
         payload_bytes_max: int,
     ) -> tuple[list[tuple[str, int, int, bytes]], list[tuple[int, str, str | None]]]:
-        """Messages (topic, payload, correlation data) as chunks of signal records (topic,
-        partition, records, data), and those that are none (position, reason, key)."""
+        """Messages (topic, payload, correlation data, trace) as chunks of signal records (topic,
+        partition, records, data), and those that are none (position, reason, key). A trace that
+        is no traceparent is left behind."""
 
 @final
 class OutputChunk:
@@ -139,6 +153,39 @@ class Output:
     @property
     def outcomes(self) -> dict[str, int]:
         """How often records ended for each reason code."""
+
+    @property
+    def dead_letters(self) -> dict[str, int]:
+        """How many dead letters were made, by reason code."""
+
+    @property
+    def stock_signals(self) -> dict[str, int]:
+        """How often the operator was told of a stock, by signal."""
+
+    @property
+    def timers_fired(self) -> int: ...
+
+@final
+class Census:
+    """What a shard holds now."""
+
+    @property
+    def entities(self) -> list[int]:
+        """Plans, stations and assets."""
+
+    @property
+    def timers_armed(self) -> int: ...
+    @property
+    def holds_open(self) -> int:
+        """Swaps that hold quota and await the asset manager."""
+
+    @property
+    def allocations_open(self) -> int:
+        """Allocations that stations have asked for and that are not answered."""
+
+    @property
+    def stock(self) -> list[tuple[str, str, int, int]]:
+        """Station, fleet, batteries in stock, and how many of them are promised."""
 
 @final
 class Coverage:
@@ -187,6 +234,9 @@ class Engine:
 
     def entities(self, partition: int) -> list[int]:
         """How many plans, stations and assets the shard has."""
+
+    def census(self, partition: int) -> Census:
+        """What the shard holds now."""
 
     def coverage(self, partition: int) -> Coverage:
         """What the shard has come through since it was opened, or since the last reload."""

@@ -14,7 +14,13 @@ from typing import Final
 from bss_stream import topics
 from bss_stream._engine import pack, partition_for
 from bss_stream.clock import epoch_ms
-from bss_stream.counters import RoleCounters, unbalanced
+from bss_stream.counters import (
+    Distribution,
+    RoleCounters,
+    seconds,
+    sizes,
+    unbalanced,
+)
 from bss_stream.errors import LogAccessError, LogError
 from bss_stream.frames import DeadLetter, encode_dead_letter
 from bss_stream.log.protocol import Appender, Chunk, Log
@@ -22,6 +28,7 @@ from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import MqttSettings, Received
 from bss_stream.stopping import done_unless_stopped, pause
 from bss_stream.topic_table import TopicTable
+from bss_stream.tracing import OFF, Spans, Tracing, traceparent
 
 __all__ = ["Bridge", "BridgeCounters", "BridgeSettings"]
 
@@ -67,6 +74,9 @@ class BridgeCounters(RoleCounters):
     acknowledged: int = 0
     batches: int = 0
     append_failures: int = 0
+    append_s: Distribution = field(default_factory=seconds)
+    """From a message's receipt until the log has it: the oldest of a batch speaks for it."""
+    batch_messages: Distribution = field(default_factory=sizes)
 
     def balance(self) -> list[str]:
         """Received is appended, refused or in hand."""
@@ -93,6 +103,7 @@ class Bridge:
         settings: BridgeSettings,
         *,
         clock_ms: Callable[[], int] = epoch_ms,
+        tracing: Tracing = OFF,
     ) -> None:
         """For nothing to be lost, `mqtt` names a client id that stays, and a session expiry."""
         self.counters = BridgeCounters()
@@ -103,6 +114,8 @@ class Bridge:
         self._table = table
         self._settings = settings
         self._clock_ms = clock_ms
+        self._tracing = tracing
+        self._is_log_away = False
         self._stopping = asyncio.Event()
 
     def stop(self) -> None:
@@ -112,6 +125,17 @@ class Bridge:
         """
         self._stopping.set()
         self.client.stop_intake()
+
+    def missing(self) -> list[str]:
+        """What it waits for before it can take messages."""
+        found = []
+        if not self.client.connected:
+            found.append("a connection to the broker")
+        elif not self.ready.is_set():
+            found.append("subscriptions")
+        if self._is_log_away:
+            found.append("a log that takes signals")
+        return found
 
     async def run(self) -> None:
         """Append what comes until stopped. Raises MqttError when the client fails for good."""
@@ -147,7 +171,7 @@ class Bridge:
         self.ready.set()
 
     async def _intake(self, appender: Appender) -> None:
-        settings = self._settings
+        settings, loop = self._settings, asyncio.get_running_loop()
         async for batch in self.client.batches(
             settings.batch_records_max,
             bytes_max=settings.batch_bytes_max,
@@ -159,6 +183,8 @@ class Bridge:
             if refused is None:
                 return
             self.counters.batches += 1
+            self.counters.batch_messages.observe(len(batch))
+            self.counters.append_s.observe(loop.time() - batch[0].received_s, len(batch))
             self.counters.in_hand = 0
             self.counters.appended += len(batch) - refused.total()
             self.counters.refused.update(refused)
@@ -171,30 +197,50 @@ class Bridge:
         fired, and a record must not claim to have come in before them.
         """
         pause_s = BACKOFF_MIN_S
+        spans = self._tracing.spans("bss.bridge.append")
+        traces = [
+            self._trace(spans, message) if message.user_properties else None for message in batch
+        ]
         while True:
             refused: Counter[str] = Counter()
             try:
-                await appender.append(self._chunks(batch, refused))
+                await appender.append(self._chunks(batch, traces, refused))
+                self._is_log_away = False
+                spans.end()
                 return refused
-            except LogAccessError:
+            except LogAccessError as error:
+                spans.end(error)
                 raise
             except LogError as error:
+                self._is_log_away = True
                 self.counters.append_failures += 1
                 logger.warning(
                     "the log took no signals, trying again in %.1f s: %s", pause_s, error
                 )
             if self._stopping.is_set():
                 logger.warning("stopped with messages that the log has not taken")
+                spans.end(LogError("stopped"))
                 return None
             await pause(pause_s, self._stopping)
             pause_s = min(pause_s * 2, BACKOFF_MAX_S)
 
-    def _chunks(self, batch: Sequence[Received], refused: Counter[str]) -> list[Chunk]:
+    def _trace(self, spans: Spans, message: Received) -> str | None:
+        trace = traceparent(message.user_properties)
+        if trace is None or not self._tracing.is_on:
+            return trace
+        return spans.begin(trace, {"messaging.destination.name": message.topic[:TOPIC_SHOWN_MAX]})
+
+    def _chunks(
+        self, batch: Sequence[Received], traces: Sequence[str | None], refused: Counter[str]
+    ) -> list[Chunk]:
         """The batch's records, one chunk for each partition concerned, in the order of arrival."""
         now_ms = self._clock_ms()
         partitions = self._log.partitions
         chunks, unroutable = self._table.pack(
-            [(message.topic, message.payload, message.correlation) for message in batch],
+            [
+                (message.topic, message.payload, message.correlation, trace)
+                for message, trace in zip(batch, traces, strict=True)
+            ],
             partitions=partitions,
             received_ms=now_ms,
             payload_bytes_max=PAYLOAD_BYTES_MAX,

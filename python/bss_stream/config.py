@@ -203,6 +203,35 @@ class Queries(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Requests that are answered out of one view of the database."""
 
 
+class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a process tells of itself: /metrics, /healthz, /readyz. For your network alone."""
+
+    host: Text = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535, description="a port, 0 to 65535")] | None = None
+    """Not set: nobody listens. 0 takes a free one, which the log names."""
+
+
+class Logging(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Log lines, on standard error."""
+
+    format: Literal["text", "json"] = "text"
+    """JSON has one object a line, with the ids of what the line is about."""
+    level: Literal["debug", "info", "warning", "error"] = "warning"
+    """From which on lines are written; --verbose makes it info."""
+
+
+class Tracing(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """OpenTelemetry spans of what comes with a sampled `traceparent`."""
+
+    enabled: bool = False
+    """Needs the extra `otel`. A trace goes from the request to the echo in any case."""
+    endpoint: Annotated[
+        str, Meta(pattern=r"^https?://\S+\Z", description="an http or https URL")
+    ] = "http://127.0.0.1:4318/v1/traces"
+    """Where spans are sent, by OTLP over HTTP; the environment's OTEL_EXPORTER_OTLP_HEADERS has
+    what the collector asks for."""
+
+
 class SetupFiles(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where markets and models come from; read again on SIGHUP."""
 
@@ -229,6 +258,9 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     publisher: Publisher = Publisher()
     sink: Sink = Sink()
     queries: Queries = Queries()
+    http: Http = Http()
+    logging: Logging = Logging()
+    tracing: Tracing = Tracing()
     setup: SetupFiles = SetupFiles()
     simulate: SimulationConfig = SimulationConfig()
 

@@ -1,12 +1,14 @@
 """What roles count, and whether it adds up: what went in has come out, or is in hand.
 
-A field is a metric and a key of a Counter its label, so an exporter has only to read `values`.
+A field is a metric and a key of a Counter its label, so an exporter has only to read `values` and
+`distributions`: whoever counts pays for no exporter.
 """
 
 import dataclasses
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 
 class Sample(NamedTuple):
@@ -17,8 +19,46 @@ class Sample(NamedTuple):
     value: int | float
 
 
+LATENCIES_S: Final = (
+    *(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5),
+    *(1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0),
+)
+"""Bounds of what takes time: the promised seconds are among them."""
+
+BATCHES: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
+"""Bounds of what comes in batches."""
+
+
+class Distribution:
+    """How many values there were up to each bound, and what all of them add up to."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        """By the lowest bound that is not passed; the last has what passes them all."""
+        self.total = 0.0
+
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count a value; below zero, as a clock that was set back gives it, it is zero."""
+        value = max(0.0, value)
+        self.counts[bisect_left(self.bounds, value)] += times
+        self.total += value * times
+
+
+def seconds() -> Distribution:
+    """An empty distribution of seconds."""
+    return Distribution(LATENCIES_S)
+
+
+def sizes() -> Distribution:
+    """An empty distribution of how many there are in a batch."""
+    return Distribution(BATCHES)
+
+
 class RoleCounters:
-    """Base of the roles' counters, which are dataclasses of numbers and of Counters."""
+    """Base of the roles' counters, dataclasses of numbers, of Counters and of Distributions."""
 
     def balance(self) -> list[str]:
         """What does not add up, a line each: nothing, unless the program is wrong."""
@@ -26,14 +66,20 @@ class RoleCounters:
 
     def values(self) -> Iterator[Sample]:
         """Every number."""
-        assert dataclasses.is_dataclass(self)
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
+        for name, value in self._fields():
             if isinstance(value, Counter):
                 for label, count in sorted(value.items()):
-                    yield Sample(field.name, label, count)
-            else:
-                yield Sample(field.name, "", value)
+                    yield Sample(name, label, count)
+            elif not isinstance(value, Distribution):
+                yield Sample(name, "", value)
+
+    def distributions(self) -> Iterator[tuple[str, Distribution]]:
+        """Every distribution, by its field."""
+        return ((name, one) for name, one in self._fields() if isinstance(one, Distribution))
+
+    def _fields(self) -> Iterator[tuple[str, Any]]:
+        assert dataclasses.is_dataclass(self)
+        return ((field.name, getattr(self, field.name)) for field in dataclasses.fields(self))
 
     def __str__(self) -> str:
         return ", ".join(_shown(sample) for sample in self.values() if sample.value) or "nothing"

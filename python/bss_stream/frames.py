@@ -8,6 +8,8 @@ signal     ``1 event received_ms correlation source\\n payload``
 outbox     ``1 kind qos retain expiry_s correlation topic\\n payload``
 dead letter ``1 reason source_topic partition offset received_ms detail\\n raw``
 ========== ====================================================================
+
+A signal or an outbox message that has a trace carries it as one more field, and is of version 2.
 """
 
 from enum import StrEnum
@@ -15,7 +17,9 @@ from typing import Final, NamedTuple
 
 from bss_stream.errors import FrameError, NewerVersionError
 
-VERSION: Final = b"1"
+VERSION: Final = b"2"
+"""The newest."""
+UNTRACED: Final = b"1"
 ENGINE: Final = "engine"
 REPLAY: Final = "replay:"
 
@@ -39,6 +43,8 @@ class Signal(NamedTuple):
     """The MQTT topic it came in on, with REPLAY before it when an operator has brought a dead
     letter once more; or ENGINE when another entity sent it."""
     payload: bytes
+    trace: str = ""
+    """The W3C traceparent that came with it, empty if there was none: only carried along."""
 
 
 class OutboxMessage(NamedTuple):
@@ -52,6 +58,8 @@ class OutboxMessage(NamedTuple):
     correlation: str
     topic: str
     payload: bytes
+    trace: str = ""
+    """That of the signal that it follows from."""
 
 
 class DeadLetter(NamedTuple):
@@ -74,16 +82,22 @@ def _clean(text: str) -> bytes:
     return "".join(c if c.isprintable() else "\ufffd" for c in text).encode("utf-8", "replace")
 
 
-def _header(*fields: str) -> bytes:
-    return b"\t".join((VERSION, *map(_clean, fields))) + b"\n"
+def _header(*fields: str, trace: str = "") -> bytes:
+    if trace:
+        return b"\t".join((VERSION, *map(_clean, (*fields, trace)))) + b"\n"
+    return b"\t".join((UNTRACED, *map(_clean, fields))) + b"\n"
 
 
 def encode_signal(signal: Signal) -> bytes:
     """The record value of a signal."""
-    return (
-        _header(signal.event, str(signal.received_ms), signal.correlation, signal.source)
-        + signal.payload
+    head = _header(
+        signal.event,
+        str(signal.received_ms),
+        signal.correlation,
+        signal.source,
+        trace=signal.trace,
     )
+    return head + signal.payload
 
 
 def mqtt_topic(signal: Signal) -> str:
@@ -100,6 +114,7 @@ def encode_outbox(message: OutboxMessage) -> bytes:
         str(message.expiry_s),
         message.correlation,
         message.topic,
+        trace=message.trace,
     )
     return head + message.payload
 
@@ -117,33 +132,43 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
     return head + letter.raw
 
 
-def _split(value: bytes, fields: int, frame: str) -> tuple[list[str], bytes]:
+def _split(
+    value: bytes, fields: int, frame: str, newest: bytes = UNTRACED
+) -> tuple[list[str], bytes]:
     head, newline, body = value.partition(b"\n")
-    parts = head.split(b"\t")
-    if parts[0] != VERSION and parts[0].isdigit() and int(parts[0]) > int(VERSION):
-        raise NewerVersionError(f"{frame} frame", int(parts[0]), int(VERSION))
-    if not newline or parts[0] != VERSION or len(parts) != fields + 1:
+    version, *parts = head.split(b"\t")
+    if version.isdigit() and int(version) > int(newest):
+        raise NewerVersionError(f"{frame} frame", int(version), int(newest))
+    traced = version == newest == VERSION
+    if not newline or not (traced or version == UNTRACED) or len(parts) != fields + traced:
         raise FrameError(
             f"{frame} frame starts {head[:80]!r}: expected version 1 and {fields} fields"
         )
-    return [part.decode("utf-8", "replace") for part in parts[1:]], body
+    return [part.decode("utf-8", "replace") for part in parts], body
+
+
+def _split_traced(value: bytes, fields: int, frame: str) -> tuple[list[str], str, bytes]:
+    parts, body = _split(value, fields, frame, VERSION)
+    return parts[:fields], "".join(parts[fields:]), body
 
 
 def decode_signal(value: bytes) -> Signal:
     """The signal in a record value. Raises FrameError, NewerVersionError."""
-    (event, received_ms, correlation, source), payload = _split(value, 4, "signal")
-    return Signal(event, _int(received_ms), correlation, source, payload)
+    parts, trace, payload = _split_traced(value, 4, "signal")
+    event, received_ms, correlation, source = parts
+    return Signal(event, _int(received_ms), correlation, source, payload, trace)
 
 
 def decode_outbox(value: bytes) -> OutboxMessage:
     """The outbox message in a record value. Raises FrameError, NewerVersionError."""
-    (kind, qos, retain, expiry_s, correlation, topic), payload = _split(value, 6, "outbox")
+    parts, trace, payload = _split_traced(value, 6, "outbox")
+    kind, qos, retain, expiry_s, correlation, topic = parts
     try:
         known = OutboxKind(kind)
     except ValueError as error:
         raise FrameError(f"outbox frame has kind {kind!r}: expected echo, cmd or emit") from error
     return OutboxMessage(
-        known, _int(qos), retain == "1", _int(expiry_s), correlation, topic, payload
+        known, _int(qos), retain == "1", _int(expiry_s), correlation, topic, payload, trace
     )
 
 

@@ -16,7 +16,13 @@ from typing import Final, TypeVar
 
 from bss_stream import _engine, topics
 from bss_stream.clock import epoch_ms
-from bss_stream.counters import RoleCounters, unbalanced
+from bss_stream.counters import (
+    Distribution,
+    RoleCounters,
+    seconds,
+    sizes,
+    unbalanced,
+)
 from bss_stream.errors import CheckpointError, LogError
 from bss_stream.log.protocol import (
     Chunk,
@@ -28,6 +34,7 @@ from bss_stream.log.protocol import (
 )
 from bss_stream.shard_state import Restored, ShardStates
 from bss_stream.stopping import work_and_rejoin
+from bss_stream.tracing import OFF, Tracing
 
 __all__ = ["Processor", "ProcessorCounters", "ProcessorSettings"]
 
@@ -92,12 +99,28 @@ class ProcessorCounters(RoleCounters):
     records: int = 0
     """Signals that are consumed: their transaction is committed."""
     transactions: int = 0
+    """Committed ones."""
+    aborted: int = 0
+    """Transactions that were not committed, as far as the log has said."""
     restored: int = 0
     from_checkpoints: int = 0
     checkpoints: int = 0
     rejoined: int = 0
     engine_s: float = 0.0
     commit_s: float = 0.0
+    restore_s: float = 0.0
+    """Time that restores of shards have taken."""
+    timers_fired: int = 0
+    dead_letters: Counter[str] = field(default_factory=Counter)
+    """Dead letters that the log has, by reason; also of signals that were applied."""
+    stock_signals: Counter[str] = field(default_factory=Counter)
+    """What operators were told of stations' stocks."""
+    batch_s: Distribution = field(default_factory=seconds)
+    """From a batch's poll until the log has all that follows from it."""
+    age_s: Distribution = field(default_factory=seconds)
+    """From a signal's receipt until it is committed: the oldest of a chunk speaks for it."""
+    transaction_s: Distribution = field(default_factory=seconds)
+    batch_records: Distribution = field(default_factory=sizes)
     outcomes: Counter[str] = field(default_factory=Counter)
     """Those signals by the reason why they ended so."""
 
@@ -133,11 +156,14 @@ class Processor:
         settings: ProcessorSettings,
         *,
         clock_ms: Callable[[], int] = epoch_ms,
+        tracing: Tracing = OFF,
     ) -> None:
         self.counters = ProcessorCounters()
         self._log = log
         self._settings = settings
         self._clock_ms = clock_ms
+        self._tracing = tracing
+        self._consumer: Consumer | None = None
         self._engine = _engine.Engine(setup, partitions=log.partitions, threads=settings.threads)
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="bss-engine")
         self._states = ShardStates(log, self._engine, settings.checkpoint_directory)
@@ -157,6 +183,25 @@ class Processor:
     def shards(self) -> frozenset[int]:
         """The shards that this processor works on now: owned, and restored."""
         return frozenset(self._restored)
+
+    def missing(self) -> list[str]:
+        """What it waits for before it can take signals of every shard that it has."""
+        if self._consumer is None:
+            return ["membership of its group"]
+        return [f"states of shard {shard}" for shard in self._unrestored()]
+
+    def restoring(self) -> dict[int, float]:
+        """How much of their changelogs has been read, 0 to 1, by shard that is not restored."""
+        return {shard: self._states.progress.get(shard, 0.0) for shard in self._unrestored()}
+
+    async def census(self) -> dict[int, _engine.Census]:
+        """What each shard holds, between two batches."""
+        async with self._shards_in_use:
+            return {shard: self._engine.census(shard) for shard in sorted(self._restored)}
+
+    async def lag(self) -> dict[TopicPartition, int]:
+        """Records of its shards' signals that it has not read yet. Raises LogError."""
+        return {} if self._consumer is None else await self._consumer.lag()
 
     def stop(self, *, drain: bool = False) -> None:
         """Have `run` end after the transaction under way; with `drain`, after the backlog."""
@@ -190,6 +235,7 @@ class Processor:
 
     async def _work(self) -> None:
         consumer = await self._log.consumer(self._settings.group, topics.SIGNALS, self)
+        self._consumer = consumer
         saving = asyncio.create_task(self._save_now_and_then())
         try:
             while not await self._is_done(consumer):
@@ -199,6 +245,7 @@ class Processor:
             await _ended(saving)
             await self._save()
         finally:
+            self._consumer = None
             await _ended(saving)
             # Leaves the group even if the log is in trouble; what is lost is told to on_revoked.
             try:
@@ -258,6 +305,7 @@ class Processor:
             raise
 
     async def _process(self, fetched: list[Fetched]) -> None:
+        started_s = time.perf_counter()
         inputs = [(f.topic, f.partition, f.offsets, f.data) for f in fetched]
         records = sum(len(batch.offsets) for batch in fetched)
         # No timer fires before the records that came in ahead of it, so time 0.
@@ -270,8 +318,40 @@ class Processor:
             received_ms = _engine.last_received_ms(batch.data)
             if received_ms is not None:
                 self._watermarks_ms[part] = received_ms
-        await self._commit(output, offsets)
-        self.counters.records += records
+        with self._traced(fetched):
+            await self._commit(output, offsets)
+        counters, now_ms = self.counters, self._clock_ms()
+        counters.records += records
+        counters.batch_records.observe(records)
+        counters.batch_s.observe(time.perf_counter() - started_s)
+        for batch in fetched:
+            oldest_ms = _engine.first_received_ms(batch.data)
+            if oldest_ms is not None:
+                counters.age_s.observe((now_ms - oldest_ms) / 1_000, len(batch.offsets))
+
+    @contextlib.contextmanager
+    def _traced(self, fetched: Sequence[Fetched]) -> Iterator[None]:
+        """Spans of the signals that have a trace, while what follows from them is committed."""
+        if not self._tracing.is_on:
+            yield
+            return
+        spans = self._tracing.spans("bss.processor.decide")
+        for batch in fetched:
+            for at, event, correlation, trace in _engine.traced(batch.data):
+                attributes = {
+                    "bss.event": event,
+                    "bss.correlation_id": correlation,
+                    "bss.shard": batch.partition,
+                    "messaging.destination.name": batch.topic,
+                    "messaging.kafka.offset": batch.offsets[at],
+                }
+                spans.begin(trace, attributes)
+        try:
+            yield
+        except BaseException as error:
+            spans.end(error)
+            raise
+        spans.end()
 
     async def _tick(self, consumer: Consumer) -> None:
         """Fire timers: by the clock where the backlog is empty, else as far as it is read.
@@ -332,15 +412,24 @@ class Processor:
                 raise result
         self.counters.commit_s += time.perf_counter() - started_s
         self.counters.outcomes.update(output.outcomes)
+        self.counters.dead_letters.update(output.dead_letters)
+        self.counters.stock_signals.update(output.stock_signals)
+        self.counters.timers_fired += output.timers_fired
 
     async def _commit_shard(
         self, shard: int, chunks: Sequence[Chunk], offsets: dict[TopicPartition, int]
     ) -> None:
-        async with self._producers[shard].transaction() as transaction:
-            transaction.append(chunks)
-            if offsets:
-                transaction.offsets(self._settings.group, offsets)
+        started_s = time.perf_counter()
+        try:
+            async with self._producers[shard].transaction() as transaction:
+                transaction.append(chunks)
+                if offsets:
+                    transaction.offsets(self._settings.group, offsets)
+        except BaseException:
+            self.counters.aborted += 1
+            raise
         self.counters.transactions += 1
+        self.counters.transaction_s.observe(time.perf_counter() - started_s)
 
     async def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
         """Drop the shards that go elsewhere; a transaction under way is finished first."""
@@ -385,6 +474,7 @@ class Processor:
                 self._restored[shard] = restored
                 self.counters.restored += restored.records
                 self.counters.from_checkpoints += restored.checkpoint_records
+                self.counters.restore_s += restored.taken_s
 
     def _in_shard(
         self, generation: int, is_over: Callable[[], bool]
@@ -418,7 +508,9 @@ class Processor:
                     if await self._states.save(shard, restored, producer.ends, in_shard):
                         self.counters.checkpoints += 1
                 except CheckpointError as error:
-                    logger.warning("shard %d has no new checkpoint: %s", shard, error)
+                    logger.warning(
+                        "shard %d has no new checkpoint: %s", shard, error, extra={"shard": shard}
+                    )
 
     async def _drop_shards(self, shards: frozenset[int] | set[int]) -> None:
         for shard in shards:

@@ -6,17 +6,27 @@ correlation data, which makes a repeat harmless. Within a partition, so within a
 
 import asyncio
 import logging
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import partial
 from typing import Final, NamedTuple
+
+import msgspec
 
 from bss_stream import topics
 from bss_stream._engine import pack, partition_for, unpack
 from bss_stream.clock import epoch_ms
-from bss_stream.counters import RoleCounters, unbalanced
-from bss_stream.echo import ECHO_EXPIRY_S, ECHO_PROPERTIES
+from bss_stream.counters import (
+    Distribution,
+    RoleCounters,
+    seconds,
+    sizes,
+    unbalanced,
+)
+from bss_stream.echo import ECHO_EXPIRY_S, echo_properties
 from bss_stream.errors import FrameError
 from bss_stream.frames import (
     DeadLetter,
@@ -27,8 +37,9 @@ from bss_stream.frames import (
 )
 from bss_stream.log.protocol import Appender, Chunk, Consumer, Fetched, Log, TopicPartition
 from bss_stream.mqtt.client import MqttClient
-from bss_stream.mqtt.messages import Message, MqttSettings
+from bss_stream.mqtt.messages import Message, MqttSettings, Refusal
 from bss_stream.stopping import done_unless_stopped, unless_stopped, work_and_rejoin
+from bss_stream.tracing import OFF, Spans, Tracing, properties
 
 __all__ = ["Publisher", "PublisherCounters", "PublisherSettings"]
 
@@ -60,6 +71,12 @@ class PublisherCounters(RoleCounters):
     batches: int = 0
     commits: int = 0
     rejoined: int = 0
+    publish_s: Distribution = field(default_factory=seconds)
+    """From a batch's poll until the broker has acknowledged all of it."""
+    echo_age_s: Distribution = field(default_factory=seconds)
+    """From the receipt of what an echo answers until the broker has acknowledged the echo: the
+    oldest of a chunk speaks for it."""
+    batch_messages: Distribution = field(default_factory=sizes)
 
     def balance(self) -> list[str]:
         """Owed is published or refused."""
@@ -86,8 +103,25 @@ def to_message(frame: OutboxMessage) -> Message:
         retain=frame.retain,
         correlation=frame.correlation.encode() or None,
         expiry_s=frame.expiry_s or (ECHO_EXPIRY_S if echo else None),
-        user_properties=ECHO_PROPERTIES if echo else (),
+        user_properties=echo_properties(frame.trace) if echo else properties(frame.trace),
     )
+
+
+class _Stamped(msgspec.Struct):
+    """What an echo says of the time at which the log took in what it answers."""
+
+    timestamp: datetime
+
+
+_stamped: Final = msgspec.json.Decoder(_Stamped)
+
+
+def _echo_ms(frame: OutboxMessage) -> int | None:
+    """When the log took in what an echo answers, in epoch ms; None if it does not say."""
+    try:
+        return round(_stamped.decode(frame.payload).timestamp.timestamp() * 1_000)
+    except (msgspec.DecodeError, OverflowError):
+        return None
 
 
 class Publisher:
@@ -103,12 +137,14 @@ class Publisher:
         settings: PublisherSettings,
         *,
         clock_ms: Callable[[], int] = epoch_ms,
+        tracing: Tracing = OFF,
     ) -> None:
         self.counters = PublisherCounters()
         self.client = MqttClient(mqtt)
         self._log = log
         self._settings = settings
         self._clock_ms = clock_ms
+        self._tracing = tracing
         # Held while a batch is published: a log may tell of a rebalance at any moment.
         self._publishing = asyncio.Lock()
         self._stopping = asyncio.Event()
@@ -116,6 +152,19 @@ class Publisher:
         self._consumer: Consumer | None = None
         self._offsets: dict[TopicPartition, int] = {}
         self._committer: asyncio.Task[None] | None = None
+
+    def missing(self) -> list[str]:
+        """What it waits for before it can publish."""
+        found = []
+        if not self.client.connected:
+            found.append("a connection to the broker")
+        if self._consumer is None:
+            found.append("membership of its group")
+        return found
+
+    async def lag(self) -> dict[TopicPartition, int]:
+        """Records of the outbox that it has not read yet. Raises LogError."""
+        return {} if self._consumer is None else await self._consumer.lag()
 
     def stop(self, *, drain: bool = False) -> None:
         """Have `run` end after the batch under way; with `drain`, after the backlog."""
@@ -179,21 +228,29 @@ class Publisher:
 
     async def _publish(self, appender: Appender, fetched: Sequence[Fetched]) -> bool:
         """Publish a batch and note its offsets; False when stopped before the broker took it."""
+        started_s = time.perf_counter()
         refused: list[tuple[_Record, str, str]] = []
         records: list[_Record] = []
         messages: list[Message] = []
+        oldest: dict[int, OutboxMessage] = {}
+        spans = self._tracing.spans("bss.publisher.publish")
         for record in _records(fetched):
             try:
-                messages.append(to_message(decode_outbox(record.value)))
-                records.append(record)
+                frame = decode_outbox(record.value)
             except FrameError as error:
                 refused.append((record, "bad_frame", str(error)))
-        refusals = await unless_stopped(
-            self.client.publish(messages), self._stopping, patience_s=STOP_PATIENCE_S
-        )
+                continue
+            if record.partition not in oldest and frame.kind is OutboxKind.ECHO:
+                oldest[record.partition] = frame
+            if frame.trace:
+                frame = frame._replace(trace=self._trace(spans, record, frame))
+            messages.append(to_message(frame))
+            records.append(record)
+        refusals = await self._sent(messages, spans)
         if refusals is None:
             logger.warning("stopped with messages that the broker has not taken")
             return False
+        self._measure(fetched, oldest, started_s)
         refused += [(records[r.position], "publish_refused", r.reason) for r in refusals]
         if refused:
             await appender.append([self._dead_letter(*one) for one in refused])
@@ -203,6 +260,37 @@ class Publisher:
         self.counters.batches += 1
         self._offsets.update({_part(one): one.next_offset for one in fetched})
         return True
+
+    def _trace(self, spans: Spans, record: _Record, frame: OutboxMessage) -> str:
+        attributes = {
+            "bss.correlation_id": frame.correlation,
+            "messaging.destination.name": frame.topic,
+            "messaging.kafka.offset": record.offset,
+        }
+        return spans.begin(frame.trace, attributes)
+
+    async def _sent(self, messages: Sequence[Message], spans: Spans) -> list[Refusal] | None:
+        try:
+            refusals = await unless_stopped(
+                self.client.publish(messages), self._stopping, patience_s=STOP_PATIENCE_S
+            )
+        except BaseException as error:
+            spans.end(error)
+            raise
+        spans.end()
+        return refusals
+
+    def _measure(
+        self, fetched: Sequence[Fetched], oldest: Mapping[int, OutboxMessage], started_s: float
+    ) -> None:
+        counters, now_ms = self.counters, self._clock_ms()
+        counters.publish_s.observe(time.perf_counter() - started_s)
+        counters.batch_messages.observe(sum(len(one.offsets) for one in fetched))
+        for one in fetched:
+            first = oldest.get(one.partition)
+            taken_in_ms = None if first is None else _echo_ms(first)
+            if taken_in_ms is not None:
+                counters.echo_age_s.observe((now_ms - taken_in_ms) / 1_000, len(one.offsets))
 
     def _dead_letter(self, record: _Record, reason: str, detail: str) -> Chunk:
         letter = DeadLetter(

@@ -1,6 +1,7 @@
 """The roles made from a configuration, run in one process, and drained in order."""
 
 import asyncio
+import contextvars
 import dataclasses
 import logging
 import ssl
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
-from bss_stream import _engine, tls, topic_table
+from bss_stream import _engine, logs, tls, topic_table
 from bss_stream.bridge import Bridge, BridgeSettings
 from bss_stream.clock import epoch_ms
 from bss_stream.config import Config, Mqtt
@@ -18,8 +19,9 @@ from bss_stream.counters import RoleCounters
 from bss_stream.errors import BssStreamError
 from bss_stream.log.embedded import EmbeddedLog, Policy
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
-from bss_stream.log.protocol import Log
+from bss_stream.log.protocol import Log, TopicPartition
 from bss_stream.mqtt.broker import IN_FLIGHT_MAX, EmbeddedBroker
+from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import MqttSettings
 from bss_stream.processor import Processor, ProcessorSettings
 from bss_stream.publisher import Publisher, PublisherSettings
@@ -28,6 +30,7 @@ from bss_stream.setup import Setup, compile_setup
 from bss_stream.sink.loop import LedgerSink, SinkSettings
 from bss_stream.sink.read_model import open_read_model
 from bss_stream.sink.store import open_ledger_store
+from bss_stream.tracing import OFF, Tracing
 
 __all__ = ["ROLES", "Platform", "Role", "mqtt_settings", "open_log"]
 
@@ -143,6 +146,7 @@ class Platform:
         *,
         instance: str | None = None,
         clock_ms: Clock = epoch_ms,
+        tracing: Tracing = OFF,
     ) -> None:
         """`instance` tells processes of one role apart; a bridge's must be the same every time.
 
@@ -162,6 +166,8 @@ class Platform:
         self._instance = "0" if instance is None else instance
         self._static_instance = instance
         self._clock_ms = clock_ms
+        self._tracing = tracing
+        self._is_draining = False
         self._log: Log | None = None
         self._tasks: dict[Role, asyncio.Task[None]] = {}
 
@@ -204,7 +210,11 @@ class Platform:
             "sink": self._make_sink,
             "queries": self._make_queries,
         }
-        self._tasks[role] = asyncio.create_task(make[role]().run(), name=f"bss-{role}")
+        # What the role's tasks log says whose it is.
+        context = contextvars.copy_context()
+        context.run(logs.about, role=role, instance=self._instance)
+        running = make[role]().run()
+        self._tasks[role] = asyncio.create_task(running, name=f"bss-{role}", context=context)
 
     def _make_bridge(self) -> Runner:
         config = self.config
@@ -218,7 +228,14 @@ class Platform:
             mqtt_settings(config, f"bridge-{self._instance}", self.broker),
             session_expiry_s=config.mqtt.session_expiry_s,
         )
-        self.bridge = Bridge(self.log, mqtt, topic_table.load(), settings, clock_ms=self._clock_ms)
+        self.bridge = Bridge(
+            self.log,
+            mqtt,
+            topic_table.load(),
+            settings,
+            clock_ms=self._clock_ms,
+            tracing=self._tracing,
+        )
         return self.bridge
 
     def _make_processor(self) -> Runner:
@@ -233,7 +250,9 @@ class Platform:
             checkpoint_directory=config.checkpoint_directory,
             checkpoint_interval_s=config.processor.checkpoint_interval_s,
         )
-        self.processor = Processor(self.log, self.setup, settings, clock_ms=self._clock_ms)
+        self.processor = Processor(
+            self.log, self.setup, settings, clock_ms=self._clock_ms, tracing=self._tracing
+        )
         return self.processor
 
     def _make_publisher(self) -> Runner:
@@ -243,7 +262,9 @@ class Platform:
             batch_records_max=config.publisher.batch_records_max,
         )
         mqtt = mqtt_settings(config, f"publisher-{self._instance}", self.broker)
-        self.publisher = Publisher(self.log, mqtt, settings, clock_ms=self._clock_ms)
+        self.publisher = Publisher(
+            self.log, mqtt, settings, clock_ms=self._clock_ms, tracing=self._tracing
+        )
         return self.publisher
 
     def _make_sink(self) -> Runner:
@@ -252,7 +273,7 @@ class Platform:
             group=config.group("sink"), records_max=config.sink.batch_records_max
         )
         store = open_ledger_store(config.ledger_url().reveal())
-        self.sink = LedgerSink(self.log, store, settings)
+        self.sink = LedgerSink(self.log, store, settings, clock_ms=self._clock_ms)
         return self.sink
 
     def _make_queries(self) -> Runner:
@@ -324,6 +345,7 @@ class Platform:
 
     async def drain(self) -> None:
         """Stop intake, finish what has been taken in, end every role."""
+        self._is_draining = True
         ends: dict[Role, Callable[[], None] | None] = {
             "bridge": None if self.bridge is None else self.bridge.stop,
             "processor": self._drain_processor,
@@ -342,6 +364,9 @@ class Platform:
 
     def counters(self) -> dict[Role, RoleCounters]:
         """What each role that runs here has counted."""
+        return {role: one.counters for role, one in self._made().items()}
+
+    def _made(self) -> dict[Role, Bridge | Processor | Publisher | LedgerSink | Queries]:
         made: dict[Role, Bridge | Processor | Publisher | LedgerSink | Queries | None] = {
             "bridge": self.bridge,
             "processor": self.processor,
@@ -349,7 +374,52 @@ class Platform:
             "sink": self.sink,
             "queries": self.queries,
         }
-        return {role: one.counters for role, one in made.items() if one is not None}
+        return {role: one for role, one in made.items() if one is not None}
+
+    @property
+    def roles(self) -> tuple[Role, ...]:
+        """The roles of this process, in the order in which data passes them."""
+        return tuple(self._roles)
+
+    @property
+    def instance(self) -> str:
+        """What tells this process from others of its roles."""
+        return self._instance
+
+    def ended(self) -> list[Role]:
+        """The roles that have been started and run no more."""
+        return [role for role, task in self._tasks.items() if task.done()]
+
+    def missing(self) -> dict[Role, list[str]]:
+        """What each role waits for before it can do its work; a role that has all is left out."""
+        made, ended = self._made(), self.ended()
+        found: dict[Role, list[str]] = {}
+        for role in self._roles:
+            if role not in made:
+                found[role] = ["its start"]
+            elif self._is_draining or role in ended:
+                found[role] = ["another start: it is ending or has ended"]
+            elif waits := made[role].missing():
+                found[role] = waits
+        return found
+
+    def clients(self) -> dict[Role, MqttClient]:
+        """The roles' clients of the broker."""
+        made: dict[Role, Bridge | Publisher | Queries | None] = {
+            "bridge": self.bridge,
+            "publisher": self.publisher,
+            "queries": self.queries,
+        }
+        return {role: one.client for role, one in made.items() if one is not None}
+
+    def lags(self) -> dict[Role, Callable[[], Awaitable[dict[TopicPartition, int]]]]:
+        """How to ask each reader of the log for what it has not read yet."""
+        readers: dict[Role, Processor | Publisher | LedgerSink | None] = {
+            "processor": self.processor,
+            "publisher": self.publisher,
+            "sink": self.sink,
+        }
+        return {role: one.lag for role, one in readers.items() if one is not None}
 
     def balance(self) -> list[str]:
         """What does not add up in the roles' counters, a line each: nothing, if all is well."""

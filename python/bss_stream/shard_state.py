@@ -65,6 +65,8 @@ class ShardStates:
         self._engine = engine
         self._directory = directory
         self._saved: dict[int, tuple[Changelog, ...]] = {}
+        self.progress: dict[int, float] = {}
+        """How much of its changelogs has been read, 0 to 1, by shard that is being restored."""
 
     def _path(self, directory: Path, shard: int) -> Path:
         return directory / f"shard-{shard}.checkpoint"
@@ -76,11 +78,15 @@ class ShardStates:
         restored = Restored()
         starts = await self._from_checkpoint(shard, extents, in_shard, restored)
         progress = _Progress(shard, restored, extents, starts)
-        for topic in topics.STATES:
-            async for fetched in self._log.replay(topic, shard, starts.get(topic, 0)):
-                await in_shard(partial(self._take, shard, topic, fetched.data))
-                restored.changelog_records += len(fetched.offsets)
-                progress.passed(topic, fetched.next_offset)
+        try:
+            for topic in topics.STATES:
+                async for fetched in self._log.replay(topic, shard, starts.get(topic, 0)):
+                    await in_shard(partial(self._take, shard, topic, fetched.data))
+                    restored.changelog_records += len(fetched.offsets)
+                    progress.passed(topic, fetched.next_offset)
+                    self.progress[shard] = progress.share
+        finally:
+            self.progress.pop(shard, None)
         restored.ends = {
             topic: Changelog(topic, extent.incarnation, extent.end)
             for topic, extent in extents.items()
@@ -119,7 +125,12 @@ class ShardStates:
             finally:
                 await asyncio.to_thread(reader.close)
         except CheckpointError as error:
-            logger.warning("shard %d is restored from the changelogs alone: %s", shard, error)
+            logger.warning(
+                "shard %d is restored from the changelogs alone: %s",
+                shard,
+                error,
+                extra={"shard": shard},
+            )
             restored.checkpoint_records = 0
             await in_shard(partial(self._empty, shard))
             return {}
@@ -206,15 +217,20 @@ class _Progress:
         if now_s - self._told_s < PROGRESS_S:
             return
         self._told_s = now_s
-        total = sum(max(0, end - start) for start, end in self._left.values())
-        share = 100 * sum(self._passed.values()) / max(1, total)
         logger.info(
             "shard %d: restored %d records in %.1f s, %.0f %% of its changelogs",
             self._shard,
             self._restored.records,
             now_s - self._started_s,
-            share,
+            100 * self.share,
+            extra={"shard": self._shard},
         )
+
+    @property
+    def share(self) -> float:
+        """How much of the changelogs has been read, 0 to 1."""
+        total = sum(max(0, end - start) for start, end in self._left.values())
+        return sum(self._passed.values()) / max(1, total)
 
     def done(self) -> None:
         """All is read."""
@@ -224,4 +240,5 @@ class _Progress:
             self._restored.checkpoint_records,
             self._restored.changelog_records,
             self._restored.taken_s,
+            extra={"shard": self._shard},
         )

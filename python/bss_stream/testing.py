@@ -116,9 +116,12 @@ class Playground:
         *,
         source: str = "test",
         correlation: str = "",
+        trace: str = "",
     ) -> None:
         """Bring one signal, and all that follows from it, to the entities concerned."""
-        value = frames.encode_signal(Signal(event, self.now_ms, correlation, source, payload))
+        value = frames.encode_signal(
+            Signal(event, self.now_ms, correlation, source, payload, trace)
+        )
         self.record(topic, key.encode(), value)
 
     def record(self, topic: str, key: bytes, value: bytes) -> None:

@@ -94,13 +94,13 @@ class TopicTable:
 
     def pack(
         self,
-        messages: Sequence[tuple[str, bytes, bytes | None]],
+        messages: Sequence[tuple[str, bytes, bytes | None, str | None]],
         *,
         partitions: int,
         received_ms: int,
         payload_bytes_max: int,
     ) -> tuple[list[Chunk], list[tuple[int, str, str | None]]]:
-        """Messages (topic, payload, correlation data) as signal records in their partitions.
+        """Messages (topic, payload, correlation data, trace) as signal records in their partitions.
 
         Also those that are none: position, reason (`unknown_topic`, `payload_too_large`,
         `bad_key`), and the key if it was there.

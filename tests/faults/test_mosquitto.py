@@ -81,7 +81,7 @@ async def test_a_broker_killed_with_messages_waiting_for_a_bridge_that_is_away(
         )
         await bridge.start()
         await ride.swaps(60)
-        await of.end(ride)
+        await of.end(ride, held_up=True)
 
 
 async def test_a_broker_killed_under_load(

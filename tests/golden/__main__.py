@@ -7,11 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import orjson
 
 from bss_stream import __version__, topics
 from bss_stream.errors import ConfigError
-from bss_stream.frames import VERSION, decode_dead_letter, decode_outbox, decode_signal
+from bss_stream.frames import (
+    VERSION,
+    decode_dead_letter,
+    decode_outbox,
+    decode_signal,
+    encode_signal,
+)
 from bss_stream.log.sqlite_file import FILE, LAYOUT
 from bss_stream.setup.load import packaged_markets
 from bss_stream.sink.entry import ENTRY_VERSION
@@ -21,8 +28,10 @@ from bss_stream.testing import Produced
 from tests.golden import files
 from tests.golden.records import (
     FOLDER,
+    TEXT,
     Golden,
     Recorder,
+    Step,
     Story,
     goldens,
     market_setup,
@@ -34,6 +43,8 @@ from tests.golden.records import (
 MARKET: Final = "Kenya_Nairobi"
 SCENARIOS: Final = FOLDER.parent / "scenarios"
 STORIES_MAX: Final = 24
+SWAP: Final = "self_service/swap_w1_to_w5"
+TRACE: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def main() -> int:
@@ -47,7 +58,8 @@ def main() -> int:
     folder.mkdir()
     shutil.copytree(str(packaged_markets() / MARKET), folder / "markets" / MARKET)
     setup = market_setup(folder)
-    stories = _chosen(setup)
+    library = Library([SCENARIOS], setup)
+    stories = [*_chosen(library, setup), _traced(library, setup)]
     records = [golden for told in stories for golden in goldens(told, setup)]
     write_lines(folder / "stories.jsonl", stories)
     write_lines(folder / "records.jsonl", records)
@@ -69,8 +81,8 @@ def main() -> int:
 
 
 def _version_of(topic: str, records: list[Golden]) -> int:
-    """The first byte of a state."""
-    return next(golden.produced.value[0] for golden in records if golden.topic == topic)
+    """The highest first byte of a state."""
+    return max(golden.produced.value[0] for golden in records if golden.topic == topic)
 
 
 def _first_story(records: list[Golden]) -> list[Produced]:
@@ -78,9 +90,24 @@ def _first_story(records: list[Golden]) -> list[Produced]:
     return [golden.produced for golden in records if golden.story == records[0].story]
 
 
-def _chosen(setup: bytes) -> list[Story]:
+def _traced(library: Library, setup: bytes) -> Story:
+    """A swap that has been asked for under a trace, and is not over."""
+    recorded = _recorded(library, SWAP, setup)
+    assert recorded is not None, "the scenario of a swap plays in the market of the golden files"
+    steps: list[Step] = []
+    for step in recorded[0].steps:
+        signal = decode_signal(step.value.encode(TEXT)) if step.value else None
+        if signal is not None:
+            value = encode_signal(signal._replace(trace=TRACE)).decode(TEXT)
+            step = msgspec.structs.replace(step, value=value)
+        steps.append(step)
+        if signal is not None and signal.event == "customer_binding":
+            break
+    return Story(f"{SWAP}, traced", recorded[0].start_ms, steps)
+
+
+def _chosen(library: Library, setup: bytes) -> list[Story]:
     """The scenarios that show the most, until there is nothing new to see."""
-    library = Library([SCENARIOS], setup)
     played = [recorded for name in library.names if (recorded := _recorded(library, name, setup))]
     chosen: list[Story] = []
     seen: set[tuple[str, ...]] = set()

@@ -58,6 +58,11 @@ async def take_and_ack(receiver: MqttClient, count: int) -> list[Received]:
     return taken
 
 
+async def acknowledgements_read(receiver: MqttClient) -> None:
+    """Wait until the broker has read them: it has once it answers what was sent after them."""
+    await receiver.publish([Message(topic="elsewhere", payload=b"")])
+
+
 async def nothing_comes(receiver: MqttClient) -> bool:
     return await receiver.receive(1, timeout_s=0.2) == []
 
@@ -133,8 +138,7 @@ async def test_what_is_not_acknowledged_comes_again(broker_port: int) -> None:
             await sender.publish(numbered(50))
             first = await take(receiver, 50)
             assert receiver.ack(first[:20]) == 20
-            # Once the broker has answered this, it has read the acknowledgements before it.
-            await receiver.publish([Message(topic="elsewhere", payload=b"")])
+            await acknowledgements_read(receiver)
         async with client(proxy.port, "receiver", session_expiry_s=60) as receiver:
             again = await take(receiver, 30)
             assert numbers(again) == list(range(20, 50))
@@ -385,6 +389,7 @@ async def test_a_restarted_broker_that_forgot_a_shared_subscription_is_told_of_i
         await receiver.subscribe(Subscription(FILTER.filter).shared("group"))
         await sender.publish(numbered(1))
         assert numbers(await take_and_ack(receiver, 1)) == [0]
+        await acknowledgements_read(receiver)
         mosquitto.restart()
         await _reconnected(receiver, 2)
         await _reconnected(sender, 2)

@@ -23,6 +23,7 @@ from bss_stream.errors import MqttError, SinkError
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings, Subscription
 from bss_stream.queries import Catalogue, Queries, QueriesSettings
+from bss_stream.reports.network import Network
 from bss_stream.roles import Platform
 from bss_stream.simulate.echoes import read_echo
 from bss_stream.sink.read_model import open_read_model
@@ -413,7 +414,7 @@ async def test_another_set_up_is_taken_at_once(
 ) -> None:
     async with running(play, copied, broker_port) as queries, app_on(broker_port) as app:
         _, before = await app.ask(NEARBY, CENTRE)
-        queries.reload(Catalogue({}, {}, {}, [], play.engine.describe_state))
+        queries.reload(Catalogue({}, {}, {}, [], Network((), play.engine.describe_state)))
         _, after = await app.ask(NEARBY, CENTRE)
     assert (len(before["metadata"]["stations"]) > 5, after["metadata"]["stations"]) == (True, [])
 

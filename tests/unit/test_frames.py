@@ -25,7 +25,7 @@ clean = st.text(string.printable.strip() + " éü漢🔋", max_size=60)
 number = st.integers(-(2**63), 2**63 - 1)
 body = st.binary(max_size=200) | st.just(b"1\ta\tb\n\n\t\x00")
 
-signals = st.builds(Signal, clean, number, clean, clean, body)
+signals = st.builds(Signal, clean, number, clean, clean, body, clean)
 messages = st.builds(
     OutboxMessage,
     st.sampled_from(OutboxKind),
@@ -35,6 +35,7 @@ messages = st.builds(
     clean,
     clean,
     body,
+    clean,
 )
 letters = st.builds(DeadLetter, clean, clean, number, number, number, clean, body)
 
@@ -77,7 +78,15 @@ def test_a_later_version_is_no_fault_of_the_frame(
     decode: Callable[[bytes], object], value: bytes
 ) -> None:
     with pytest.raises(NewerVersionError, match="upgrade"):
-        decode(b"2\t" + value)
+        decode(b"3\t" + value)
+
+
+def test_only_a_trace_makes_a_frame_of_version_2() -> None:
+    signal = Signal("event", 1, "c", "s", b"{}")
+    assert encode_signal(signal) == b"1\tevent\t1\tc\ts\n{}"
+    assert encode_signal(signal._replace(trace="t")) == b"2\tevent\t1\tc\ts\tt\n{}"
+    with pytest.raises(NewerVersionError):
+        decode_dead_letter(b"2\treason\ts\t0\t0\t1\td\tt\n")
 
 
 @pytest.mark.parametrize(

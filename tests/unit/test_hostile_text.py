@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from bss_stream import config_example, topics
 from bss_stream._engine import unpack
 from bss_stream.bridge import Bridge, BridgeSettings
-from bss_stream.cli.main import OneLine
 from bss_stream.config import Config
 from bss_stream.errors import ConfigError, FrameError, NewerVersionError
 from bss_stream.frames import decode_dead_letter, decode_outbox, decode_signal
 from bss_stream.log.embedded import EmbeddedLog
+from bss_stream.logs import OneLine
 from bss_stream.mqtt.messages import MqttSettings, Received
 from bss_stream.queries import wire
 from bss_stream.testing import Playground
@@ -194,7 +194,8 @@ def test_whatever_the_bridge_takes_in_is_a_record_with_a_clean_key_or_a_dead_let
     ]
     refused: Counter[str] = Counter()
     records = 0
-    for chunk in bridge._chunks(batch, refused):
+    traces = [filter for filter, *_ in messages]
+    for chunk in bridge._chunks(batch, traces, refused):
         for key, value in unpack(chunk.data):
             records += 1
             if chunk.topic == topics.DEAD_LETTER:
@@ -203,6 +204,7 @@ def test_whatever_the_bridge_takes_in_is_a_record_with_a_clean_key_or_a_dead_let
                 assert CLEAN_ID.fullmatch(key.decode())
                 signal = decode_signal(value or b"")
                 assert signal.correlation.isprintable()
+                assert signal.trace == ""
     assert records == len(batch)
 
 

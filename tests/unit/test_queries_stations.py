@@ -13,6 +13,7 @@ from bss_stream import _engine, topics
 from bss_stream.queries.catalogue import Catalogue
 from bss_stream.queries.stations import STATIONS_MAX, nearby
 from bss_stream.queries.wire import Nearby, Rejection
+from bss_stream.reports.network import Network
 from bss_stream.setup import compile_setup
 from bss_stream.setup.documents import LocationFile, Station
 from bss_stream.sink.read_model import ReadView
@@ -39,7 +40,11 @@ def asked(query: Nearby, stations: list[Station] | None = None) -> dict[str, Any
     """What is answered while nothing was heard of any station."""
     fleets = {fleet for station in STATIONS for fleet in station.fleets}
     catalogue = Catalogue(
-        {}, {}, dict.fromkeys(fleets, "name"), STATIONS if stations is None else stations, describe
+        {},
+        {},
+        dict.fromkeys(fleets, "name"),
+        STATIONS if stations is None else stations,
+        Network((), describe),
     )
     found = nearby(ReadView(nothing_known), catalogue, query)
     assert isinstance(found, dict)

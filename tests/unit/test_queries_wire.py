@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bss_stream import _engine
+from bss_stream.echo import ECHO_PROPERTIES
 from bss_stream.mqtt.messages import Received
 from bss_stream.queries import wire
 from bss_stream.queries.wire import (
@@ -28,6 +29,7 @@ HISTORY = "emit/uxi/rider/plan/p-1/swap_history"
 BALANCE = "emit/uxi/rider/plan/p-1/balance"
 NEARBY = "emit/uxi/rider/stations/nearby"
 NOW_MS = 1_795_552_200_123
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 def received(topic: str, payload: bytes, correlation: bytes | None = None) -> Received:
@@ -70,7 +72,7 @@ def body(fields: dict[str, Any] | None = None, **changes: Any) -> bytes:
 )
 def test_good_queries(topic: str, data: dict[str, Any], expected: wire.Request) -> None:
     reading = read(topic, body(data))
-    assert (reading.request, reading.correlation_id, reading.plan_id) == (expected, "c-1", "p-1")
+    assert (reading.request, reading.correlation_id, reading.id) == (expected, "c-1", "p-1")
 
 
 @pytest.mark.parametrize(
@@ -236,6 +238,25 @@ def test_no_correlation_id_can_leave_the_topic_of_nearby_echoes(told: str) -> No
 
 def test_shared_or_not_the_same_topics_are_subscribed_to() -> None:
     plain = [one.filter for one in wire.subscriptions(None)]
-    assert plain == [HISTORY.replace("p-1", "+"), BALANCE.replace("p-1", "+"), NEARBY]
+    assert plain == [
+        *(one.replace("p-1", "+") for one in (HISTORY, BALANCE)),
+        NEARBY,
+        "emit/uxi/operator/station/+/report",
+        "emit/uxi/manager/fleet/+/report",
+    ]
     shared = [one.filter for one in wire.subscriptions("bss-queries")]
     assert shared == [f"$share/bss-queries/{name}" for name in plain]
+
+
+@pytest.mark.parametrize(
+    ("sent", "told"), [(TRACE, [("traceparent", TRACE)]), ("no trace\n", []), ("", [])]
+)
+@pytest.mark.parametrize("payload", [body(), b"no JSON"])
+def test_an_echo_has_the_trace_of_its_request(
+    sent: str, told: list[tuple[str, str]], payload: bytes
+) -> None:
+    route = wire.route(BALANCE)
+    assert route is not None
+    message = Received(BALANCE, payload, 1, False, False, None, [("traceparent", sent)], 1, 1)
+    echo = wire.refused(wire.read(route, message), Rejection("missing_field", ""), {}, NOW_MS)
+    assert [*echo.user_properties] == [*ECHO_PROPERTIES, *told]

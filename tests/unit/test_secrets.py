@@ -1,5 +1,6 @@
 """Secrets: from files and the environment to the one who needs them, and seen nowhere else."""
 
+import logging
 from pathlib import Path
 
 import msgspec
@@ -7,6 +8,7 @@ import pytest
 import typer
 from typer.core import TyperGroup
 
+from bss_stream import logs
 from bss_stream.cli.main import app
 from bss_stream.config import Config
 from bss_stream.errors import ConfigError, SinkError
@@ -99,3 +101,11 @@ def test_no_command_takes_a_secret() -> None:
     }
     assert "--config" in names
     assert not [n for n in names if any(word in n for word in ("pass", "secret", "dsn", "user"))]
+
+
+def test_no_log_line_shows_a_secret(config: Config) -> None:
+    record = logging.LogRecord("l", logging.ERROR, "f", 1, "%s", (config.ledger_url(),), None)
+    record.config, record.dsn = config, config.ledger_url()
+    line = logs.json_lines().format(record)
+    check_hidden(line)
+    assert "dsn" in line

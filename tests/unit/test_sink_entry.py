@@ -21,9 +21,10 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=5,
 )
+# Another version is no fault of an entry: tests/golden has what is said of it.
 changed_entries = st.builds(
     lambda name, value: json.dumps({**ENTRY, name: value}).encode(),
-    st.sampled_from(sorted(ENTRY)),
+    st.sampled_from(sorted(ENTRY.keys() - {"v"})),
     json_values,
 )
 

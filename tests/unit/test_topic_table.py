@@ -57,6 +57,11 @@ def matched(table: TopicTable, topic: str, payload: bytes = b"") -> tuple[str, s
         ("emit/arm/station/s-1/tap", "station_tap", "plan", "p-9"),
         ("emit/arm/asset/b-1/status", "asset_status", "asset", "b-1"),
         ("emit/uxi/attendant/asset/b-1/scan", "asset_scan", "asset", "b-1"),
+        ("emit/arm/station/s-1/equipment", "station_equipment", "station", "s-1"),
+        ("emit/uxi/operator/station/s-1/readiness", "station_readiness", "station", "s-1"),
+        ("emit/uxi/operator/station/s-1/asset_operation", "asset_operation", "station", "s-1"),
+        ("emit/uxi/operator/station/s-1/shift", "operator_shift", "station", "s-1"),
+        ("emit/uxi/operator/station/s-1/incident", "station_incident", "station", "s-1"),
     ],
 )
 def test_the_packaged_table(topic: str, event: str, log_topic: str, key: str) -> None:
@@ -67,7 +72,7 @@ def test_the_packaged_table(topic: str, event: str, log_topic: str, key: str) ->
     )
     assert PACKAGED.route(topic + "/more", b"") is None
     assert PACKAGED.route(topic.upper(), b"") is None
-    assert len(PACKAGED.filters) == 16
+    assert len(PACKAGED.filters) == 21
 
 
 def test_subscriptions_are_the_filters_plain_or_shared() -> None:

@@ -1,6 +1,5 @@
 """The commands of `bss-stream`, and how an error becomes an exit code."""
 
-import logging
 import sys
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -8,13 +7,13 @@ from typing import Annotated, Final, Literal
 import typer
 from rich.console import Console
 
-from bss_stream import __version__, diagram, topic_table
+from bss_stream import __version__, diagram, logs, topic_table
 from bss_stream._engine import check_model
 from bss_stream.cli import coverage as coverage_command
-from bss_stream.cli import dead_letters, running
+from bss_stream.cli import dead_letters, report, running
 from bss_stream.cli import demo as demo_command
 from bss_stream.cli.options import ConfigPath
-from bss_stream.config import Config
+from bss_stream.config import Config, Logging
 from bss_stream.errors import BssStreamError, ConfigError
 from bss_stream.roles import LOG_ROLES, MQTT_ROLES, ROLES, Role
 from bss_stream.setup import compile_setup, packaged_models
@@ -37,6 +36,7 @@ config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(report.app, name="report")
 
 out = Console(soft_wrap=True)
 err = Console(stderr=True, soft_wrap=True)
@@ -65,23 +65,8 @@ def main() -> None:
         sys.exit(FAULTS)
 
 
-class OneLine(logging.Formatter):
-    """A message on one line whatever is in it: what a client sends must not look like a log line
-    of its own, or steer a terminal."""
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        message = record.message
-        if not message.isprintable():
-            shown = (c if c.isprintable() else ascii(c)[1:-1] for c in message)
-            record.message = "".join(shown)
-        return super().formatMessage(record)
-
-
-def _set_up_logging(verbose: bool) -> None:
-    handler = logging.StreamHandler()
-    handler.setFormatter(OneLine("%(asctime)s %(levelname)s %(name)s %(message)s"))
-    level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, handlers=[handler])
+def _set_up_logging(settings: Logging, verbose: bool) -> None:
+    logs.set_up("info" if verbose else settings.level, settings.format)
 
 
 @app.callback(invoke_without_command=True)
@@ -108,7 +93,7 @@ def demo(
     verbose: Verbose = False,
 ) -> None:
     """A whole swap network on this machine, without any server: watch it work, then audit it."""
-    _set_up_logging(verbose)
+    _set_up_logging(Logging(), verbose)
     options = demo_command.DemoOptions(
         duration_s=duration, rate=rate, plans=plans, seed=seed, data_dir=data_dir
     )
@@ -147,15 +132,15 @@ def sink(config: ConfigPath = None, instance: Instance = None, verbose: Verbose 
 
 @app.command()
 def query(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
-    """Riders' queries out of the ledger database: swap history, balance, stations nearby."""
+    """Queries of riders, operators and asset managers out of the ledger database."""
     _run_roles(config, ("queries",), instance, verbose)
 
 
 def _run_roles(
     path: Path | None, roles: tuple[Role, ...], instance: str | None, verbose: bool
 ) -> None:
-    _set_up_logging(verbose)
     config = Config.load(path)
+    _set_up_logging(config.logging, verbose)
     if roles != ROLES:
         _refuse_alone(config, roles[0])
     running.run(running.run_roles(config, roles, instance))
@@ -182,8 +167,8 @@ def simulate(
     verbose: Verbose = False,
 ) -> None:
     """Riders, stations and ARM as MQTT clients of the broker in the configuration."""
-    _set_up_logging(verbose)
     loaded = Config.load(config)
+    _set_up_logging(loaded.logging, verbose)
     chosen = {
         name: value
         for name, value in (("rate", rate), ("plans", plans), ("seed", seed))

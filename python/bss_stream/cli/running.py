@@ -14,12 +14,14 @@ from bss_stream import _engine, audit_states
 from bss_stream import audit as auditing
 from bss_stream.audit_report import AuditReport
 from bss_stream.config import Config
-from bss_stream.errors import BssStreamError
+from bss_stream.errors import BssStreamError, ConfigError
 from bss_stream.log.embedded import EmbeddedLog
 from bss_stream.log.protocol import ReadableLog
-from bss_stream.roles import Platform, Role, open_log
+from bss_stream.observe.server import observed
+from bss_stream.roles import ROLES, Platform, Role, open_log
 from bss_stream.setup import compile_setup
 from bss_stream.sink.store import open_ledger_store
+from bss_stream.tracing import OFF, Tracing
 
 logger = logging.getLogger(__name__)
 
@@ -55,29 +57,52 @@ def stop_signals(stop: asyncio.Event) -> Any:
             loop.remove_signal_handler(name)
 
 
+def tracing(config: Config, roles: tuple[Role, ...], instance: str | None) -> Tracing:
+    """What records spans, as the configuration wants it. Raises ConfigError without the extra."""
+    if not config.tracing.enabled:
+        return OFF
+    try:
+        from bss_stream import otel
+    except ImportError as error:
+        fault = f"$.tracing.enabled: true: expected the extra `otel` to be installed ({error})"
+        raise ConfigError([fault]) from error
+    named = "-".join((*(roles if roles != ROLES else ("run",)), instance or "0"))
+    return otel.exporting(config.tracing.endpoint, named)
+
+
 async def run_roles(config: Config, roles: tuple[Role, ...], instance: str | None) -> None:
     """Run roles until a signal, then drain them. SIGHUP reads the markets again."""
     stop = asyncio.Event()
-    with stop_signals(stop):
-        async with Platform(config, roles, instance=instance) as platform:
-            reloads: set[asyncio.Task[None]] = set()
+    recorder = tracing(config, roles, instance)
+    platform = Platform(config, roles, instance=instance, tracing=recorder)
+    try:
+        with stop_signals(stop):
+            # Before the roles start, since that may take as long as a log is away.
+            async with observed(config.http, platform), platform:
+                await _run_until(stop, platform, roles)
+    finally:
+        await asyncio.to_thread(recorder.close)
 
-            def reload() -> None:
-                task = asyncio.create_task(_reload(platform))
-                reloads.add(task)
-                task.add_done_callback(reloads.discard)
 
-            if hasattr(signal, "SIGHUP"):
-                asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
-            where = "" if platform.broker is None else f", MQTT on port {platform.broker.port}"
-            logger.warning("running %s%s; Ctrl-C drains and ends", ", ".join(roles), where)
-            try:
-                await platform.run(stop)
-            finally:
-                for role, counters in platform.counters().items():
-                    logger.warning("%s: %s", role, counters)
-                for line in platform.balance():
-                    logger.error("counters do not add up: %s", line)
+async def _run_until(stop: asyncio.Event, platform: Platform, roles: tuple[Role, ...]) -> None:
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = asyncio.create_task(_reload(platform))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
+    if hasattr(signal, "SIGHUP"):
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
+    where = "" if platform.broker is None else f", MQTT on port {platform.broker.port}"
+    logger.warning("running %s%s; Ctrl-C drains and ends", ", ".join(roles), where)
+    try:
+        await platform.run(stop)
+    finally:
+        for role, counters in platform.counters().items():
+            logger.warning("%s: %s", role, counters)
+        for line in platform.balance():
+            logger.error("counters do not add up: %s", line)
 
 
 async def _reload(platform: Platform) -> None:

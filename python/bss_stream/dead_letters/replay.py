@@ -51,6 +51,8 @@ AWAITED: Final = frozenset(
         "station_tap",
         "report_lost",
         "continue_service",
+        "station_readiness",
+        "operator_shift",
     )
 )
 """Somebody stood there, was told no, and asks again: an answer now would open a door to nobody."""
@@ -58,6 +60,7 @@ AWAITED: Final = frozenset(
 REPORTS: Final = {
     "odoo_sync": "subscription",
     "station_stock": "stock",
+    "station_equipment": "equipment",
     "asset_status": "asset",
     "asset_scan": "asset",
 }
@@ -422,6 +425,7 @@ def _records(verdict: Verdict, now_ms: int, note: str) -> Iterator[Chunk]:
             letter.signal.correlation,
             REPLAY + letter.mqtt_topic,
             letter.signal.payload,
+            letter.signal.trace,
         )
     )
     yield Chunk(target.topic, target.partition, 1, pack([(target.key, value)]))

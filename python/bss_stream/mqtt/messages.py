@@ -43,6 +43,8 @@ class Received(msgspec.Struct, eq=False, gc=False):
     user_properties: list[tuple[str, str]]
     packet_id: int
     connection: int
+    received_s: float = 0.0
+    """When it came in, by the event loop's clock."""
 
 
 class Refusal(NamedTuple):

@@ -337,6 +337,7 @@ class Connection(asyncio.BufferedProtocol):
     ) -> int:
         """Sort whole packets into the lists; the bytes that they took."""
         read, view, filled, used = mqtt5.read, self._view, self._filled, 0
+        now_s = asyncio.get_running_loop().time()
         try:
             while used < filled and self._end is None:
                 try:
@@ -344,7 +345,7 @@ class Connection(asyncio.BufferedProtocol):
                 except IndexError:
                     break  # Not come in whole; `_make_room` tells that from a broken packet.
                 if type(packet) is PublishPacket:
-                    received.append(self._received(packet))
+                    received.append(self._received(packet, now_s))
                 elif type(packet) is PubAckPacket:
                     if packet.reason_code is PubAckReasonCode.SUCCESS:
                         accepted.append(packet.packet_id)
@@ -358,7 +359,7 @@ class Connection(asyncio.BufferedProtocol):
             return filled
         return used
 
-    def _received(self, packet: PublishPacket) -> Received:
+    def _received(self, packet: PublishPacket, now_s: float) -> Received:
         packet_id = packet.packet_id or 0
         if packet_id:
             if packet.qos is QoS.EXACTLY_ONCE:
@@ -375,6 +376,7 @@ class Connection(asyncio.BufferedProtocol):
             packet.user_properties,
             packet_id,
             self.number,
+            now_s,
         )
 
     def _control(self, packet: object) -> None:

@@ -1,12 +1,13 @@
 """What answers need of the set-up: services' units, markets' money, where stations stand."""
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter
 from typing import NamedTuple
 
 from bss_stream import topics
 from bss_stream.errors import ConfigError
+from bss_stream.reports.network import Describe, Network
 from bss_stream.setup import Setup
 from bss_stream.setup.documents import (
     CONSUMES,
@@ -16,9 +17,6 @@ from bss_stream.setup.documents import (
     ServiceFile,
     Station,
 )
-
-Describe = Callable[[str, bytes, bytes], bytes]
-"""`_engine.Engine.describe_state`: state topic, key and value to JSON."""
 
 
 class Service(NamedTuple):
@@ -42,15 +40,15 @@ class Catalogue:
         currency_digits: Mapping[str, int],
         fleets: Mapping[str, str],
         stations: Sequence[Station],
-        describe: Describe,
+        network: Network,
     ) -> None:
         """`fleets` gives each fleet's name."""
+        self.network = network
         self.fleets = fleets
         self._services = services
         self._currency_digits = currency_digits
         self._by_latitude = sorted(stations, key=attrgetter("latitude"))
         self._names = {station.location_id: station.name for station in stations}
-        self._describe = describe
 
     @classmethod
     def of(cls, setup: Setup, describe: Describe) -> "Catalogue":
@@ -76,7 +74,7 @@ class Catalogue:
                 fleets.update((fleet.fleet_id, fleet.name) for fleet in document.fleets)
             for places in market.documents(LocationFile):
                 stations.extend(places.stations)
-        return cls(services, digits, fleets, stations, describe)
+        return cls(services, digits, fleets, stations, Network.of(setup, describe))
 
     def service(self, service_id: str) -> Service:
         """Raises ConfigError for one that the set-up lacks: its numbers have no unit then."""
@@ -104,4 +102,4 @@ class Catalogue:
 
     def describe(self, location_id: str, state: bytes) -> bytes:
         """A station's state as JSON. Raises ValueError where it names what the set-up lacks."""
-        return self._describe(topics.STATE_STATION, location_id.encode(), state)
+        return self.network.describe(topics.STATE_STATION, location_id.encode(), state)

@@ -17,7 +17,13 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from bss_stream.clock import epoch_ms
-from bss_stream.counters import RoleCounters, unbalanced
+from bss_stream.counters import (
+    Distribution,
+    RoleCounters,
+    seconds,
+    sizes,
+    unbalanced,
+)
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings, Received, Refusal
 from bss_stream.queries import wire
@@ -61,6 +67,10 @@ class QueriesCounters(RoleCounters):
     """Echoes that the broker did not take."""
     unavailable: int = 0
     """Attempts that found the database gone."""
+    answer_s: Distribution = field(default_factory=seconds)
+    """From a request's receipt until the broker has its echo: the oldest of a batch speaks for
+    it."""
+    batch_requests: Distribution = field(default_factory=sizes)
 
     def balance(self) -> list[str]:
         """Received is answered, in one way or another, or in hand."""
@@ -95,7 +105,19 @@ class Queries:
         self._settings = settings
         self._clock_ms = clock_ms
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="queries")
+        self._is_database_away = False
         self._stopping = asyncio.Event()
+
+    def missing(self) -> list[str]:
+        """What it waits for before it can answer."""
+        found = []
+        if not (self.client.connected and self._echoes.connected):
+            found.append("a connection to the broker")
+        elif not self.ready.is_set():
+            found.append("subscriptions")
+        if self._is_database_away:
+            found.append("the database")
+        return found
 
     def stop(self) -> None:
         """Have `run` end once what has come in is answered."""
@@ -159,6 +181,9 @@ class Queries:
         for refusal in refusals:
             logger.error("the broker refused an echo: %s", refusal.reason)
         self.counters.refused += len(refusals)
+        waited_s = asyncio.get_running_loop().time() - batch[0].received_s
+        self.counters.answer_s.observe(waited_s, len(batch))
+        self.counters.batch_requests.observe(len(batch))
         return True
 
     async def _send(self, echoes: Sequence[Message], batch: Sequence[Received]) -> list[Refusal]:
@@ -173,8 +198,11 @@ class Queries:
             now_ms = self._clock_ms()
             call = functools.partial(answers, self._model, self._catalogue, batch, now_ms)
             try:
-                return await self._in_thread(call)
+                found = await self._in_thread(call)
+                self._is_database_away = False
+                return found
             except StoreUnavailableError as error:
+                self._is_database_away = True
                 self.counters.unavailable += 1
                 logger.warning("%s; trying again in %.1f s", error, pause_s)
             if self._stopping.is_set():

@@ -1,17 +1,17 @@
-"""The riders' queries on the wire: topics, envelope, echoes, and what makes a query a bad one."""
+"""Queries on the wire: topics, envelope, echoes, and what makes a query a bad one."""
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
 from bss_stream import _engine
-from bss_stream.echo import ECHO_EXPIRY_S, ECHO_PROPERTIES
+from bss_stream.echo import ECHO_EXPIRY_S, echo_properties, rfc3339
 from bss_stream.mqtt.messages import Message, Received, Subscription
 from bss_stream.setup import Limits
 from bss_stream.setup.documents import is_id
+from bss_stream.tracing import traceparent
 
 PAYLOAD_BYTES_MAX: Final = Limits().payload_bytes_max
 CORRELATION_BYTES_MAX: Final = 128
@@ -21,23 +21,29 @@ SEQ_MAX: Final = 2**63 - 1
 RADIUS_KM_DEFAULT: Final = 5.0
 RADIUS_KM_MAX: Final = 100.0
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _REASONS: Final = {code: (message, action) for code, message, action, _ in _engine.reasons()}
 _NEARBY_ECHO: Final = "echo/abs/rider/stations/nearby"
 
 
 class Query(StrEnum):
-    """What riders ask for, as the last segment of the topic says it."""
+    """What is asked for."""
 
     SWAP_HISTORY = "swap_history"
     BALANCE = "balance"
     NEARBY = "nearby"
+    STATION_REPORT = "station_report"
+    FLEET_REPORT = "fleet_report"
 
+
+_ID_FIELDS: Final = {Query.STATION_REPORT: "location_id", Query.FLEET_REPORT: "fleet_id"}
+"""The field that names what a query is about, where that is no plan."""
 
 FILTERS: Final = (
     "emit/uxi/rider/plan/+/swap_history",
     "emit/uxi/rider/plan/+/balance",
     "emit/uxi/rider/stations/nearby",
+    "emit/uxi/operator/station/+/report",
+    "emit/uxi/manager/fleet/+/report",
 )
 
 
@@ -51,17 +57,26 @@ class Route(NamedTuple):
     """What a topic says."""
 
     query: Query
-    plan_id: str | None
-    """None where the query is about no plan."""
+    id: str | None
+    """Of the plan, station or fleet that the query is about; None where it is about none."""
+
+    @property
+    def id_field(self) -> str:
+        """What the envelope calls it."""
+        return _ID_FIELDS.get(self.query, "plan_id")
 
 
 def route(topic: str) -> Route | None:
-    """None for a topic that is no query's, or has a plan id that can stand in no echo's topic."""
+    """None for a topic that is no query's, or has an id that can stand in no echo's topic."""
     match topic.split("/"):
         case ["emit", "uxi", "rider", "plan", plan_id, "swap_history" | "balance" as name]:
             return Route(Query(name), plan_id) if is_id(plan_id) else None
         case ["emit", "uxi", "rider", "stations", "nearby"]:
             return Route(Query.NEARBY, None)
+        case ["emit", "uxi", "operator", "station", location_id, "report"]:
+            return Route(Query.STATION_REPORT, location_id) if is_id(location_id) else None
+        case ["emit", "uxi", "manager", "fleet", fleet_id, "report"]:
+            return Route(Query.FLEET_REPORT, fleet_id) if is_id(fleet_id) else None
     return None
 
 
@@ -89,6 +104,18 @@ class Nearby(NamedTuple):
     fleet_id: str | None
 
 
+class StationReport(NamedTuple):
+    """How a station stands."""
+
+    location_id: str
+
+
+class FleetReport(NamedTuple):
+    """How a fleet stands."""
+
+    fleet_id: str
+
+
 class Rejection(NamedTuple):
     """A query that is understood and refused: data, not an error."""
 
@@ -97,7 +124,7 @@ class Rejection(NamedTuple):
     detail: str = ""
 
 
-Request = SwapHistory | Balance | Nearby
+Request = SwapHistory | Balance | Nearby | StationReport | FleetReport
 
 
 class Reading(NamedTuple):
@@ -106,12 +133,17 @@ class Reading(NamedTuple):
     route: Route
     correlation_id: str
     """Empty if nothing in the message can be one."""
-    plan_id: str | None
+    id: str | None
+    """As in the route, or the plan that a query about none names all the same."""
     request: Request | Rejection
+    trace: str = ""
+    """The trace of the message, which its echo has, too."""
 
 
 class _Envelope(msgspec.Struct, frozen=True):
     plan_id: str | None = None
+    location_id: str | None = None
+    fleet_id: str | None = None
     correlation_id: str | None = None
 
 
@@ -124,12 +156,16 @@ class _SwapHistoryEnvelope(_Envelope, frozen=True):
     data: _SwapHistoryData | None = None
 
 
-class _BalanceData(msgspec.Struct, frozen=True):
+class _NoData(msgspec.Struct, frozen=True):
     pass
 
 
 class _BalanceEnvelope(_Envelope, frozen=True):
-    data: _BalanceData | None = None
+    data: _NoData | None = None
+
+
+class _ReportEnvelope(_Envelope, frozen=True):
+    data: _NoData | None = None
 
 
 class _NearbyData(msgspec.Struct, frozen=True):
@@ -151,6 +187,8 @@ _DECODERS: Final[dict[Query, msgspec.json.Decoder[Any]]] = {
     Query.SWAP_HISTORY: msgspec.json.Decoder(_SwapHistoryEnvelope),
     Query.BALANCE: msgspec.json.Decoder(_BalanceEnvelope),
     Query.NEARBY: msgspec.json.Decoder(_NearbyEnvelope),
+    Query.STATION_REPORT: msgspec.json.Decoder(_ReportEnvelope),
+    Query.FLEET_REPORT: msgspec.json.Decoder(_ReportEnvelope),
 }
 _NAMED: Final = msgspec.json.Decoder(_Named)
 
@@ -162,15 +200,16 @@ def read(route: Route, message: Received) -> Reading:
     time may look at the balance all the same.
     """
     envelope = _decode(route.query, message.payload)
+    trace = _engine.clean_trace(traceparent(message.user_properties) or "")
     if isinstance(envelope, Rejection):
         told = _named(message.payload) or _correlation(message.correlation)
-        return Reading(route, told, route.plan_id, envelope)
+        return Reading(route, told, route.id, envelope, trace)
     told = envelope.correlation_id or ""
     if not _is_clean(told):
         told = _correlation(message.correlation)
     fault = _fault(route, envelope)
-    plan_id = route.plan_id or (envelope.plan_id if is_id(envelope.plan_id) else None)
-    return Reading(route, told, plan_id, fault or _request(route, envelope))
+    about = route.id or (envelope.plan_id if is_id(envelope.plan_id) else None)
+    return Reading(route, told, about, fault or _request(route, envelope), trace)
 
 
 def _decode(query: Query, payload: bytes) -> Any:
@@ -198,14 +237,15 @@ def _decode(query: Query, payload: bytes) -> Any:
 
 def _fault(route: Route, envelope: _Envelope) -> Rejection | None:
     """What is wrong with the part that all queries have."""
-    if route.plan_id is None:
-        if envelope.plan_id is not None and not is_id(envelope.plan_id):
-            return Rejection("bad_id", "plan_id")
-    elif envelope.plan_id is None:
-        return Rejection("missing_field", "plan_id")
-    elif envelope.plan_id != route.plan_id:
-        shown = envelope.plan_id[:80]
-        return Rejection("id_mismatch", f"topic {route.plan_id}, payload {shown}")
+    field = route.id_field
+    named: str | None = getattr(envelope, field)
+    if route.id is None:
+        if named is not None and not is_id(named):
+            return Rejection("bad_id", field)
+    elif named is None:
+        return Rejection("missing_field", field)
+    elif named != route.id:
+        return Rejection("id_mismatch", f"topic {route.id}, payload {named[:80]}")
     if envelope.correlation_id is None:
         return Rejection("missing_field", "correlation_id")
     # That of a nearby query stands in the topic of its echo.
@@ -217,9 +257,13 @@ def _request(route: Route, envelope: Any) -> Request | Rejection:
     """The query's own part."""
     if route.query is Query.NEARBY:
         return _nearby(envelope.data or _NearbyData())
-    plan_id = route.plan_id or ""
+    about = route.id or ""
     if route.query is Query.BALANCE:
-        return Balance(plan_id)
+        return Balance(about)
+    if route.query is Query.STATION_REPORT:
+        return StationReport(about)
+    if route.query is Query.FLEET_REPORT:
+        return FleetReport(about)
     data: _SwapHistoryData = envelope.data or _SwapHistoryData()
     limit = SWAPS_DEFAULT if data.limit is None else data.limit
     before = SEQ_MAX if data.before is None else data.before
@@ -227,7 +271,7 @@ def _request(route: Route, envelope: Any) -> Request | Rejection:
         return _out_of_range("data.limit", 1, SWAPS_MAX)
     if not 1 <= before <= SEQ_MAX:
         return _out_of_range("data.before", 1, SEQ_MAX)
-    return SwapHistory(plan_id, limit, before)
+    return SwapHistory(about, limit, before)
 
 
 def _nearby(data: _NearbyData) -> Request | Rejection:
@@ -306,11 +350,11 @@ def _echo(
 ) -> Message:
     body = {
         "timestamp": rfc3339(now_ms),
-        "plan_id": reading.plan_id,
+        reading.route.id_field: reading.id,
         "correlation_id": reading.correlation_id,
         "actor": {"type": "agent", "id": "bss-agent-v2"},
         "data": {
-            "plan_id": reading.plan_id,
+            reading.route.id_field: reading.id,
             "success": success,
             "signals": signals,
             "metadata": metadata,
@@ -321,7 +365,7 @@ def _echo(
         payload=msgspec.json.encode(body),
         correlation=reading.correlation_id.encode() or None,
         expiry_s=ECHO_EXPIRY_S,
-        user_properties=ECHO_PROPERTIES,
+        user_properties=echo_properties(reading.trace),
     )
 
 
@@ -331,12 +375,12 @@ def echo_topic(route: Route, correlation_id: str) -> str:
     Nearby queries name no plan, and what one rider asks is nobody else's business: their echoes
     go to a topic of their own each, and to the one above it if there is no id to name it by.
     """
-    if route.query is not Query.NEARBY:
-        return f"echo/abs/rider/plan/{route.plan_id}/{route.query}"
-    return f"{_NEARBY_ECHO}/{correlation_id}" if is_id(correlation_id) else _NEARBY_ECHO
-
-
-def rfc3339(ms: int) -> str:
-    """A time as the wire has it."""
-    moment = _EPOCH + timedelta(milliseconds=ms)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    match route.query:
+        case Query.NEARBY:
+            return f"{_NEARBY_ECHO}/{correlation_id}" if is_id(correlation_id) else _NEARBY_ECHO
+        case Query.STATION_REPORT:
+            return f"echo/abs/operator/station/{route.id}/report"
+        case Query.FLEET_REPORT:
+            return f"echo/abs/manager/fleet/{route.id}/report"
+        case _:
+            return f"echo/abs/rider/plan/{route.id}/{route.query}"

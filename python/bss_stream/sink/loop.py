@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,14 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeVar
 
 from bss_stream import topics
-from bss_stream.counters import RoleCounters, unbalanced
+from bss_stream.clock import epoch_ms
+from bss_stream.counters import (
+    Distribution,
+    RoleCounters,
+    seconds,
+    sizes,
+    unbalanced,
+)
 from bss_stream.errors import LogError, OffsetOutOfRangeError
 from bss_stream.log.protocol import Consumer, Fetched, Log, Offsets, TopicPartition
 from bss_stream.sink.entry import decode_fetched
@@ -61,6 +69,12 @@ class SinkCounters(RoleCounters):
     """Attempts that found the database gone."""
     group_commit_failures: int = 0
     rejoined: int = 0
+    write_s: Distribution = field(default_factory=seconds)
+    """What a batch takes, read and written, until the database has it."""
+    age_s: Distribution = field(default_factory=seconds)
+    """From the time at which the log took in an entry's cause until the database has the entry:
+    the oldest of a batch speaks for it."""
+    batch_records: Distribution = field(default_factory=sizes)
 
     def balance(self) -> list[str]:
         """What was read is an entry written, one that was there, or a reject."""
@@ -81,13 +95,21 @@ class LedgerSink:
     """
 
     def __init__(
-        self, log: Log, store: LedgerStore, settings: SinkSettings = DEFAULT_SETTINGS
+        self,
+        log: Log,
+        store: LedgerStore,
+        settings: SinkSettings = DEFAULT_SETTINGS,
+        *,
+        clock_ms: Callable[[], int] = epoch_ms,
     ) -> None:
         self.counters = SinkCounters()
         self._log = log
         self._store = store
         self._settings = settings
+        self._clock_ms = clock_ms
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="ledger-sink")
+        self._is_database_away = True
+        self._consumer: Consumer | None = None
         # Sent to the database's offset since they were assigned. What is read of others is thrown
         # away: it may lie past a gap.
         self._placed: set[TopicPartition] = set()
@@ -118,6 +140,19 @@ class LedgerSink:
             await consumer.seek(dict.fromkeys(partitions, 0))
             return
         await self._send(consumer, partitions, stored)
+
+    def missing(self) -> list[str]:
+        """What it waits for before it can write."""
+        found = []
+        if self._is_database_away:
+            found.append("the database")
+        if self._consumer is None:
+            found.append("membership of its group")
+        return found
+
+    async def lag(self) -> dict[TopicPartition, int]:
+        """Records that it has not read yet. Raises LogError."""
+        return {} if self._consumer is None else await self._consumer.lag()
 
     def stop(self) -> None:
         """Ask `run` to write what the log still holds and return."""
@@ -152,10 +187,12 @@ class LedgerSink:
         self._joined = asyncio.get_running_loop().create_future()
         consumer = await self._log.consumer(self._settings.group, COPIED, self)
         self._joined.set_result(consumer)
+        self._consumer = consumer
         try:
             await self._copy(consumer)
             await self._commit_group(consumer)
         finally:
+            self._consumer = None
             await consumer.close()
 
     async def _copy(self, consumer: Consumer) -> None:
@@ -201,12 +238,19 @@ class LedgerSink:
     async def _write(self, fetched: list[Fetched]) -> None:
         offsets = {TopicPartition(part.topic, part.partition): part.next_offset for part in fetched}
 
-        def write() -> tuple[Written, int, int]:
+        def write() -> tuple[Written, int, int, int | None]:
             batch = decode_fetched(fetched)
             records = len(batch.entries) + len(batch.rejects)
-            return self._store.write(batch, offsets), records, len(batch.stations)
+            oldest_ms = min((row.recorded_at_ms for row in batch.entries), default=None)
+            return self._store.write(batch, offsets), records, len(batch.stations), oldest_ms
 
-        written, records, stations = await self._persist(write)
+        started_s = time.perf_counter()
+        written, records, stations, oldest_ms = await self._persist(write)
+        self.counters.write_s.observe(time.perf_counter() - started_s)
+        self.counters.batch_records.observe(sum(len(one.offsets) for one in fetched))
+        if oldest_ms is not None:
+            age_s = (self._clock_ms() - oldest_ms) / 1_000
+            self.counters.age_s.observe(age_s, written.inserted)
         self.counters.records += records
         self.counters.stations += stations
         self.counters.batches += 1
@@ -239,8 +283,11 @@ class LedgerSink:
         backoff_s = self._settings.backoff_s_min
         while True:
             try:
-                return await self._in_thread(call)
+                result = await self._in_thread(call)
+                self._is_database_away = False
+                return result
             except StoreUnavailableError as error:
+                self._is_database_away = True
                 self.counters.unavailable += 1
                 if self._past_drain_time():
                     raise

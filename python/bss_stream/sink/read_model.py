@@ -1,10 +1,10 @@
-"""What the riders' queries need of a ledger database, whichever server keeps it.
+"""What queries and reports need of a ledger database, whichever server keeps it.
 
-One view is one moment of the database, however many questions it is asked. All of them are answered
-out of an index: the time that they take does not grow with a plan's history.
+One view is one moment of the database, however many questions it is asked. Those of the queries are
+answered out of an index: the time that they take does not grow with a plan's history.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol
 
@@ -37,6 +37,13 @@ _LAST_PAYMENT: Final = """
 _ENTRIES: Final = """
     SELECT entry FROM ledger_entries
     WHERE plan_id = ? AND seq <= ? AND kind IN ({kinds}) ORDER BY seq DESC LIMIT ?"""
+# Pages of entries in the order of their times, each beginning behind the last one's end.
+_WITHIN: Final = """
+    SELECT event_at_ms, plan_id, seq, entry FROM ledger_entries
+    WHERE kind IN ({kinds}) AND event_at_ms >= ? AND event_at_ms < ?
+      AND (event_at_ms, plan_id, seq) > (?, ?, ?)
+    ORDER BY event_at_ms, plan_id, seq LIMIT ?"""
+_PAGE_ROWS: Final = 10_000
 _STATIONS: Final = """
     SELECT location_id, state FROM station_states
     WHERE location_id IN ({ids}) AND state IS NOT NULL"""
@@ -87,6 +94,14 @@ class ReadView:
         sql = _ENTRIES.format(kinds=_places(kinds))
         rows = self._query(sql, (plan_id, seq_max, *kinds, rows_max))
         return [entry for (entry,) in rows]
+
+    def entries_within(self, kinds: Sequence[str], from_ms: int, to_ms: int) -> Iterator[str]:
+        """All plans' entries of these kinds that happened from one time up to another, in order."""
+        sql = _WITHIN.format(kinds=_places(kinds))
+        after: tuple[int, str, int] = (from_ms, "", 0)
+        while rows := self._query(sql, (*kinds, after[0], to_ms, *after, _PAGE_ROWS)):
+            yield from (row[3] for row in rows)
+            after = rows[-1][:3]
 
     def station_states(self, location_ids: Sequence[str]) -> dict[str, bytes]:
         """The changelog's value of each of these stations that has one."""

@@ -8,9 +8,10 @@ use crate::core::store::AHEAD;
 use crate::swap::coverage::{Coverage, coverage};
 use crate::swap::describe::describe;
 use crate::swap::outcome::Outcomes;
+use crate::swap::reason::Reason;
 use crate::swap::setup::Setup;
-use crate::swap::shard::Shard;
-use crate::swap::topics::{self, EntityKind};
+use crate::swap::shard::{Census, Shard};
+use crate::swap::topics::{self, EntityKind, Topic};
 use hashbrown::HashMap;
 use rayon_core::{ThreadPool, ThreadPoolBuilder};
 use std::fmt;
@@ -126,6 +127,12 @@ pub struct Output {
     pub chunks: Vec<OutputChunk>,
     /// How often signals ended for each reason, without those that never did.
     pub outcomes: Vec<(&'static str, u64)>,
+    /// How many dead letters were made for each reason.
+    pub dead_letters: Vec<(&'static str, u64)>,
+    /// How often the operator was told of a stock, by signal.
+    pub stock_signals: Vec<(&'static str, u64)>,
+    /// Timers that fired.
+    pub timers_fired: u64,
 }
 
 /// The engine.
@@ -282,6 +289,16 @@ impl Engine {
     /// [`EngineError::NotOpen`].
     pub fn entities(&mut self, partition: u32) -> Result<[usize; 3], EngineError> {
         Ok(self.shard(partition)?.entities())
+    }
+
+    /// What a shard holds now.
+    ///
+    /// # Errors
+    /// [`EngineError::NotOpen`].
+    pub fn census(&self, partition: u32) -> Result<Census, EngineError> {
+        let shard = self.shards.get(&partition);
+        let shard = shard.ok_or(EngineError::NotOpen(partition))?;
+        Ok(shard.census(&self.setup))
     }
 
     /// What a shard has come through since it was opened, or since the last reload.
@@ -471,8 +488,12 @@ fn next<T>(waiting: &Mutex<impl Iterator<Item = T>>) -> Option<T> {
 fn output(results: impl Iterator<Item = Done>) -> Output {
     let mut output = Output::default();
     let mut totals = Outcomes::default();
+    let mut letters = [0; Reason::COUNT];
     for (shard, lanes, outcomes) in results {
         for (topic, partition, lane) in lanes {
+            if topic == Topic::DeadLetter as usize {
+                count_letters(&lane.data, &mut letters);
+            }
             output.chunks.push(OutputChunk {
                 topic: topics::name(topic),
                 shard,
@@ -487,5 +508,26 @@ fn output(results: impl Iterator<Item = Done>) -> Output {
         .iter()
         .map(|(reason, count)| (reason.code(), count))
         .collect();
+    output.dead_letters = Reason::all()
+        .zip(letters)
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| (reason.code(), count))
+        .collect();
+    output.stock_signals = totals
+        .stock_signals()
+        .map(|(signal, count)| (signal.name(), count))
+        .collect();
+    output.timers_fired = totals.timers_fired;
     output
+}
+
+/// Counts dead letters by reason. Read again rather than counted as they are made: a letter may be
+/// taken back, and there are few.
+fn count_letters(data: &[u8], letters: &mut [u64; Reason::COUNT]) {
+    for (_, value) in Records::new(data).filter_map(Result::ok) {
+        let code = value.and_then(frame::dead_letter_reason);
+        if let Some(reason) = Reason::all().find(|reason| Some(reason.code()) == code) {
+            letters[reason as usize] += 1;
+        }
+    }
 }

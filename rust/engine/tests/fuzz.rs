@@ -344,7 +344,10 @@ fn a_plan_s_state_is_written_in_one_way() {
 #[test]
 fn a_station_s_state_is_written_in_one_way() {
     state("station", station, |input| {
-        assert!(station(input).is_none_or(|out| out == input))
+        // An older version is read for good, and written as today's.
+        let is_older = input.first() == Some(&1);
+        let once = |out: Vec<u8>| out == input || is_older && station(&out) == Some(out);
+        assert!(station(input).is_none_or(once));
     });
 }
 

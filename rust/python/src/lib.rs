@@ -11,6 +11,8 @@ use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::pybacked::{PyBackedBytes, PyBackedStr};
 use pyo3::types::{PyBytes, PyList, PyMemoryView};
+use std::borrow::Cow;
+use std::collections::HashMap;
 use std::ffi::c_int;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -173,6 +175,33 @@ fn last_received_ms(data: &[u8]) -> Option<i64> {
     frame::parse_signal(value?).map(|frame| frame.received_ms)
 }
 
+/// When the first signal of a chunk was received, in epoch milliseconds; None if it has no frame.
+#[pyfunction]
+fn first_received_ms(data: &[u8]) -> Option<i64> {
+    let (_, value) = chunk::Records::new(data).find_map(Result::ok)?;
+    frame::parse_signal(value?).map(|frame| frame.received_ms)
+}
+
+/// The signals of a chunk that have a trace: place, event, correlation id, trace.
+#[pyfunction]
+fn traced(data: &[u8]) -> Vec<(usize, &str, String, &str)> {
+    let records = chunk::Records::new(data).map_while(Result::ok).enumerate();
+    records
+        .filter_map(|(at, (_, value))| {
+            let frame = frame::parse_signal(value.filter(|value| value.starts_with(b"2"))?)?;
+            let id = router::field_of(frame.payload, "correlation_id");
+            let id = id.map_or_else(|| frame.correlation.into(), Cow::into_owned);
+            Some((at, frame.event, id, frame.trace))
+        })
+        .collect()
+}
+
+/// A text if it is a `traceparent`, else an empty one.
+#[pyfunction]
+fn clean_trace(trace: &str) -> &str {
+    router::clean_trace(trace)
+}
+
 /// Compiles a plan model; the message of the error has one line a fault.
 #[pyfunction]
 fn check_model(file: &str, data: &[u8]) -> PyResult<String> {
@@ -209,6 +238,14 @@ type PyRow = (String, String, String, Option<String>, Option<String>);
 
 /// Place of the row, event, topic of the log, and the key if it is there.
 type PyRouted = (usize, String, &'static str, Option<String>);
+
+/// Topic, payload, correlation data, trace.
+type PyMessage = (
+    PyBackedStr,
+    PyBackedBytes,
+    Option<PyBackedBytes>,
+    Option<PyBackedStr>,
+);
 
 /// Topic, partition, records, packed records.
 type PyLane<'py> = (&'static str, u32, usize, Bound<'py, PyBytes>);
@@ -265,7 +302,7 @@ impl Router {
     fn pack<'py>(
         &self,
         py: Python<'py>,
-        messages: Vec<(PyBackedStr, PyBackedBytes, Option<PyBackedBytes>)>,
+        messages: Vec<PyMessage>,
         partitions: u32,
         received_ms: i64,
         payload_bytes_max: usize,
@@ -277,10 +314,11 @@ impl Router {
         }
         let given = messages
             .iter()
-            .map(|(topic, payload, correlation)| router::Message {
+            .map(|(topic, payload, correlation, trace)| router::Message {
                 topic,
                 payload,
                 correlation: correlation.as_deref().unwrap_or_default(),
+                trace: trace.as_deref().unwrap_or_default(),
             });
         let (lanes, unroutable) =
             self.inner
@@ -353,7 +391,25 @@ struct Output {
     #[pyo3(get)]
     chunks: Vec<Py<OutputChunk>>,
     #[pyo3(get)]
-    outcomes: std::collections::HashMap<&'static str, u64>,
+    outcomes: HashMap<&'static str, u64>,
+    #[pyo3(get)]
+    dead_letters: HashMap<&'static str, u64>,
+    #[pyo3(get)]
+    stock_signals: HashMap<&'static str, u64>,
+    #[pyo3(get)]
+    timers_fired: u64,
+}
+
+/// What a shard holds now.
+#[pyclass(frozen, get_all, module = "bss_stream._engine")]
+struct Census {
+    /// Plans, stations and assets.
+    entities: [usize; 3],
+    timers_armed: usize,
+    holds_open: usize,
+    allocations_open: usize,
+    /// Station, fleet, batteries in stock, and how many of them are promised.
+    stock: Vec<(String, String, i64, i64)>,
 }
 
 /// What a shard has come through, each with how often.
@@ -473,6 +529,20 @@ impl Engine {
             .map_err(|e| value_error(&e))
     }
 
+    fn census(&self, partition: u32) -> PyResult<Census> {
+        let found = self
+            .inner()
+            .census(partition)
+            .map_err(|e| value_error(&e))?;
+        Ok(Census {
+            entities: found.entities,
+            timers_armed: found.timers_armed,
+            holds_open: found.holds_open,
+            allocations_open: found.allocations_open,
+            stock: found.stock,
+        })
+    }
+
     fn coverage(&self, partition: u32) -> PyResult<Coverage> {
         self.inner()
             .coverage(partition)
@@ -533,6 +603,9 @@ impl Engine {
         Ok(Output {
             chunks,
             outcomes: output.outcomes.into_iter().collect(),
+            dead_letters: output.dead_letters.into_iter().collect(),
+            stock_signals: output.stock_signals.into_iter().collect(),
+            timers_fired: output.timers_fired,
         })
     }
 
@@ -562,11 +635,15 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(sequence_after, m)?)?;
     m.add_function(wrap_pyfunction!(read_batches, m)?)?;
     m.add_function(wrap_pyfunction!(partition_for, m)?)?;
+    m.add_function(wrap_pyfunction!(first_received_ms, m)?)?;
     m.add_function(wrap_pyfunction!(last_received_ms, m)?)?;
+    m.add_function(wrap_pyfunction!(traced, m)?)?;
+    m.add_function(wrap_pyfunction!(clean_trace, m)?)?;
     m.add_function(wrap_pyfunction!(check_model, m)?)?;
     m.add_function(wrap_pyfunction!(reasons, m)?)?;
     m.add_function(wrap_pyfunction!(topic_names, m)?)?;
     m.add_function(wrap_pyfunction!(events, m)?)?;
+    m.add_class::<Census>()?;
     m.add_class::<Coverage>()?;
     m.add_class::<Engine>()?;
     m.add_class::<Router>()?;

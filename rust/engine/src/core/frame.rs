@@ -1,5 +1,8 @@
 //! Frames: one tab-separated header line, then the body's bytes as they came.
 //!
+//! A signal or an outbox message whose sender traces it carries the trace as one more field, and is
+//! of version 2 then; without a trace it is of version 1, byte for byte.
+//!
 //! The Python side of the same layout is `bss_stream/frames.py`.
 
 use super::json::{write_digits, write_int};
@@ -16,17 +19,19 @@ pub struct SignalFrame<'a> {
     /// The MQTT topic it came from, with [`REPLAY`] before it when an operator has brought a dead
     /// letter once more; or `engine`.
     pub source: &'a str,
+    /// The trace that it belongs to, as its sender wrote it, or empty: only carried along.
+    pub trace: &'a str,
     /// The body.
     pub payload: &'a [u8],
 }
 
-/// Version of the layout: the first field of every frame.
-pub const VERSION: u32 = 1;
+/// Newest version of the layout: the first field of every frame is its own.
+pub const VERSION: u32 = 2;
 
 /// The version of a frame that only a newer program can have written.
 #[must_use]
 pub fn newer_version(value: &[u8]) -> Option<u32> {
-    if value.starts_with(b"1\t") {
+    if value.starts_with(b"1\t") || value.starts_with(b"2\t") {
         return None;
     }
     let digits = value.iter().take_while(|byte| byte.is_ascii_digit());
@@ -46,11 +51,11 @@ impl SignalFrame<'_> {
     }
 }
 
-/// Takes a signal frame apart; `None` if it does not follow the layout of version 1.
+/// Takes a signal frame apart; `None` if it does not follow the layout of its version.
 #[must_use]
 pub fn parse_signal(value: &[u8]) -> Option<SignalFrame<'_>> {
     // The header's end, and where its fields part.
-    let mut tabs = [0; 4];
+    let mut tabs = [0; 5];
     let mut found = 0;
     let mut end = control_from(value, 0)?;
     while value[end] != b'\n' {
@@ -61,14 +66,17 @@ pub fn parse_signal(value: &[u8]) -> Option<SignalFrame<'_>> {
         end = control_from(value, end + 1)?;
     }
     let header = std::str::from_utf8(&value[..end]).ok()?;
-    if found != tabs.len() || &header[..tabs[0]] != "1" {
-        return None;
-    }
+    let (source_end, trace) = match (found, &header[..tabs[0]]) {
+        (4, "1") => (end, ""),
+        (5, "2") => (tabs[4], &header[tabs[4] + 1..]),
+        _ => return None,
+    };
     Some(SignalFrame {
         event: &header[tabs[0] + 1..tabs[1]],
         received_ms: header[tabs[1] + 1..tabs[2]].parse().ok()?,
         correlation: &header[tabs[2] + 1..tabs[3]],
-        source: &header[tabs[3] + 1..],
+        source: &header[tabs[3] + 1..source_end],
+        trace,
         payload: &value[end + 1..],
     })
 }
@@ -106,17 +114,33 @@ fn part(out: &mut Vec<u8>, part: &str) {
     }
 }
 
-/// Begins the header of a signal frame sent by an entity; [`signal_rest`] follows.
-pub fn signal_event(out: &mut Vec<u8>, event: &'static str) {
-    out.extend_from_slice(b"1\t");
+/// The version of a frame with this trace, or with none.
+fn version(out: &mut Vec<u8>, trace: &str) {
+    out.push(if trace.is_empty() { b'1' } else { b'2' });
+}
+
+/// The header's last field, if there is a trace, and its end.
+fn end(out: &mut Vec<u8>, trace: &str) {
+    if !trace.is_empty() {
+        text(out, trace);
+    }
+    out.push(b'\n');
+}
+
+/// Begins the header of a signal frame sent by an entity; [`signal_rest`] follows, with the same
+/// trace.
+pub fn signal_event(out: &mut Vec<u8>, event: &'static str, trace: &str) {
+    version(out, trace);
+    out.push(b'\t');
     out.extend_from_slice(event.as_bytes());
 }
 
 /// Ends the header of a signal frame sent by an entity; the payload follows.
-pub fn signal_rest(out: &mut Vec<u8>, received_ms: i64) {
+pub fn signal_rest(out: &mut Vec<u8>, received_ms: i64, trace: &str) {
     out.push(b'\t');
     write_int(out, received_ms);
-    out.extend_from_slice(b"\t\tengine\n");
+    out.extend_from_slice(b"\t\tengine");
+    end(out, trace);
 }
 
 /// Appends the header of a signal frame for a message from outside; the payload follows.
@@ -126,14 +150,15 @@ pub fn external_signal_header(
     received_ms: i64,
     correlation: &str,
     source: &str,
+    trace: &str,
 ) {
-    out.push(b'1');
+    version(out, trace);
     text(out, event);
     out.push(b'\t');
     write_int(out, received_ms);
     text(out, correlation);
     text(out, source);
-    out.push(b'\n');
+    end(out, trace);
 }
 
 /// What kind of MQTT message an outbox record holds.
@@ -157,25 +182,31 @@ impl OutboxKind {
     }
 }
 
-/// Appends the header of an outbox frame (QoS 1, not retained) for a topic in parts; the payload
-/// follows.
+/// Appends the header of an outbox frame (QoS 1) for a topic in parts; the payload follows.
 pub fn outbox_header(
     out: &mut Vec<u8>,
     kind: OutboxKind,
+    is_retained: bool,
     expiry_s: u64,
     correlation: &str,
     topic: &[&str],
+    trace: &str,
 ) {
-    out.extend_from_slice(b"1\t");
+    version(out, trace);
+    out.push(b'\t');
     out.extend_from_slice(kind.name().as_bytes());
-    out.extend_from_slice(b"\t1\t0\t");
+    out.extend_from_slice(if is_retained {
+        b"\t1\t1\t"
+    } else {
+        b"\t1\t0\t"
+    });
     write_digits(out, expiry_s);
     text(out, correlation);
     out.push(b'\t');
     for piece in topic {
         part(out, piece);
     }
-    out.push(b'\n');
+    end(out, trace);
 }
 
 /// Where a record came from.
@@ -212,6 +243,13 @@ pub fn dead_letter(
     out.extend_from_slice(raw);
 }
 
+/// The reason in a dead letter's frame.
+#[must_use]
+pub fn dead_letter_reason(value: &[u8]) -> Option<&str> {
+    let reason = value.split(|byte| *byte == b'\t').nth(1)?;
+    std::str::from_utf8(reason).ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -227,13 +265,17 @@ mod tests {
                 received_ms: 17,
                 correlation: "c-1",
                 source: "emit/x",
+                trace: "",
                 payload: b"{\"a\":1}\n",
             })
         );
-        let bad: [&[u8]; 5] = [
+        let traced = parse_signal(b"2\ta\t1\tc\ts\t00-1-2-01\n{}").expect("a frame");
+        assert_eq!((traced.source, traced.trace), ("s", "00-1-2-01"));
+        let bad: [&[u8]; 6] = [
             b"",
             b"1\ta\t1\tc\n",
             b"2\ta\t1\tc\ts\n",
+            b"3\ta\t1\tc\ts\tt\n",
             b"1\ta\tx\tc\ts\n",
             b"1\ta\t1\tc\ts\tz\n",
         ];
@@ -244,11 +286,27 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_header_is_one_line_whatever_the_fields_hold(topic: String, correlation: String) {
+        fn a_header_is_one_line_whatever_the_fields_hold(
+            topic: String,
+            correlation: String,
+            trace: String,
+        ) {
             let mut out = Vec::new();
-            outbox_header(&mut out, OutboxKind::Echo, 300, &correlation, &[&topic, "/", &topic]);
+            let parts = [topic.as_str(), "/", &topic];
+            outbox_header(&mut out, OutboxKind::Echo, false, 300, &correlation, &parts, &trace);
             prop_assert_eq!(out.iter().filter(|&&b| b == b'\n').count(), 1);
-            prop_assert_eq!(out.iter().filter(|&&b| b == b'\t').count(), 6);
+            let tabs = 6 + usize::from(!trace.is_empty());
+            prop_assert_eq!(out.iter().filter(|&&b| b == b'\t').count(), tabs);
+        }
+
+        #[test]
+        fn a_trace_comes_back_and_none_leaves_no_mark(trace in "[0-9a-f-]{0,55}") {
+            let mut out = Vec::new();
+            external_signal_header(&mut out, "e", 1, "c", "s", &trace);
+            prop_assert_eq!(parse_signal(&out).map(|frame| frame.trace), Some(trace.as_str()));
+            let mut untraced = Vec::new();
+            external_signal_header(&mut untraced, "e", 1, "c", "s", "");
+            prop_assert_eq!(&untraced[..], b"1\te\t1\tc\ts\n");
         }
 
         #[test]

@@ -69,6 +69,8 @@ struct Slot {
     /// The due time that stands in the queue for this slot, [`NEVER`] if none does.
     queued_ms: i64,
     dirty: bool,
+    /// Whether something that its entity has begun is not over.
+    is_open: bool,
 }
 
 const NEVER: i64 = i64::MAX;
@@ -99,6 +101,10 @@ pub struct Store {
     /// Due time, then a hash of the id: the order in which timers fire must not depend on the
     /// order in which entities were restored.
     queue: BinaryHeap<Reverse<(i64, u64, SlotIndex)>>,
+    /// How many slots have a timer.
+    armed: usize,
+    /// How many slots are open.
+    open: usize,
 }
 
 impl Store {
@@ -169,6 +175,7 @@ impl Store {
                     block: Block::new(id, state),
                     queued_ms: NEVER,
                     dirty: false,
+                    is_open: false,
                 });
                 self.index.insert(hash, at);
                 SlotIndex(at)
@@ -226,10 +233,13 @@ impl Store {
     fn schedule(&mut self, at: SlotIndex, due_ms: Option<i64>) {
         let due_ms = due_ms.unwrap_or(NEVER);
         let slot = self.slot_mut(at);
-        if due_ms == slot.queued_ms {
+        let was_ms = slot.queued_ms;
+        if due_ms == was_ms {
             return;
         }
         slot.queued_ms = due_ms;
+        self.armed += usize::from(due_ms != NEVER);
+        self.armed -= usize::from(was_ms != NEVER);
         if due_ms != NEVER {
             let order = signal_id(&[self.id(at)]);
             self.queue.push(Reverse((due_ms, order, at)));
@@ -255,7 +265,27 @@ impl Store {
         }
         let Reverse((_, _, at)) = self.queue.pop()?;
         self.slot_mut(at).queued_ms = NEVER;
+        self.armed -= 1;
         Some(at)
+    }
+
+    /// Notes whether something that an entity has begun is not over.
+    pub fn set_open(&mut self, at: SlotIndex, is_open: bool) {
+        let was_open = std::mem::replace(&mut self.slot_mut(at).is_open, is_open);
+        self.open += usize::from(is_open);
+        self.open -= usize::from(was_open);
+    }
+
+    /// How many entities have something under way.
+    #[must_use]
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// How many timers are set.
+    #[must_use]
+    pub fn armed(&self) -> usize {
+        self.armed
     }
 
     /// Hands out each changed entity's id and state once, in the order of first change.
@@ -326,8 +356,28 @@ mod tests {
         store.put(b, b"", None);
         assert_eq!(store.pop_due(9), None);
         assert_eq!(store.pop_due(30), Some(a));
+        assert_eq!(store.armed(), 0);
         store.put(a, b"", None);
         assert_eq!(store.pop_due(NEVER), None);
+    }
+
+    #[test]
+    fn what_is_open_and_what_is_armed_is_counted_once() {
+        let mut store = Store::default();
+        let a = store.insert("a", b"", Some(30));
+        let b = store.insert("b", b"", None);
+        for is_open in [true, true, false, true] {
+            store.set_open(a, is_open);
+        }
+        store.set_open(b, false);
+        store.put(a, b"", Some(40));
+        store.insert("a", b"", Some(50));
+        assert_eq!((store.open(), store.armed()), (1, 1));
+        store.put(b, b"", Some(10));
+        assert_eq!(store.armed(), 2);
+        assert_eq!(store.pop_due(10), Some(b));
+        store.put(a, b"", None);
+        assert_eq!(store.armed(), 0);
     }
 
     #[test]

@@ -24,7 +24,11 @@ impl Arrival<'_> {
         request: &Request<'_>,
         envelope: &Envelope<'_>,
     ) -> Reason {
+        let begun = plan.trace_of(envelope.correlation_id);
         let mut turn = self.turn(setup, lanes, envelope);
+        if let Some(trace) = &begun {
+            turn.trace = trace;
+        }
         let is_replay = self.frame.is_replay();
         let reason = apply(&mut turn, plan, before, self.event, request, is_replay);
         plan.clock_ms = plan.clock_ms.max(self.frame.received_ms);
@@ -50,6 +54,11 @@ fn is_deduplicated(event: Event) -> bool {
         Event::IdentifyCustomer
         | Event::ArmAllocate
         | Event::StationStock
+        | Event::StationEquipment
+        | Event::StationReadiness
+        | Event::AssetOperation
+        | Event::OperatorShift
+        | Event::StationIncident
         | Event::AllocationIssued
         | Event::AllocationDenied
         | Event::Allocate
@@ -147,6 +156,11 @@ fn rule(
         Event::AllocationDenied => self_service::denied(turn, plan, request),
         Event::ArmAllocate
         | Event::StationStock
+        | Event::StationEquipment
+        | Event::StationReadiness
+        | Event::AssetOperation
+        | Event::OperatorShift
+        | Event::StationIncident
         | Event::Allocate
         | Event::AllocationRelease
         | Event::StockMoved

@@ -52,6 +52,7 @@ impl Arrival<'_> {
         turn.event_ms = envelope.event_ms;
         turn.recorded_ms = self.frame.received_ms;
         turn.correlation_id = envelope.correlation_id;
+        turn.trace = self.frame.trace;
         turn.raw = self.raw;
         turn
     }

@@ -1,14 +1,17 @@
 //! Entities' states as JSON, for audits and consoles.
 
 use super::asset::Asset;
+use super::operations::Account;
 use super::plan::Plan;
 use super::setup::{Quota, Setup};
 use super::station::Station;
+use super::tally::Tally;
 use super::topics::EntityKind;
 use super::vocabulary::Cycle;
 use crate::core::codec::StateError;
 use crate::core::json::hex;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// One entity's state bytes as a JSON object.
 ///
@@ -108,8 +111,53 @@ fn station(setup: &Setup, id: &str, station: &Station) -> Value {
                 "total_assignments": stock.total_assignments,
                 "total_returns": stock.total_returns,
                 "total_restocks": stock.total_restocks,
+                "set_aside": Account::SET_ASIDE
+                    .into_iter()
+                    .map(|account| (account.name(), stock.set_aside[account as usize]))
+                    .collect::<BTreeMap<_, _>>(),
+                "today": tally(&stock.today),
+                "day_before": tally(&stock.day_before),
             })
         })
         .collect();
-    json!({"location_id": id, "stock": stock, "intents": station.intents()})
+    let under_way: Vec<Value> = station
+        .intents()
+        .iter()
+        .map(|intent| {
+            json!({
+                "correlation_id": intent.correlation_id,
+                "plan_id": intent.plan_id,
+                "fleet_id": setup.fleets[intent.fleet as usize],
+                "since_ms": intent.since_ms,
+            })
+        })
+        .collect();
+    let location = setup.location(id).map(|at| &setup.locations[at as usize]);
+    let readiness = location.map(|location| station.readiness(location));
+    json!({
+        "location_id": id,
+        "readiness": readiness.map(|(readiness, _)| readiness.name()),
+        "because": readiness.map(|(_, because)| because),
+        "is_closed": station.is_closed,
+        "equipment": station.equipment.name(),
+        "stock": stock,
+        "intents": under_way.len(),
+        "under_way": under_way,
+        "day": station.day,
+        "incidents_today": station.incidents_today,
+        "shift": station.shift.as_ref().map(|shift| json!({
+            "operator": shift.operator,
+            "started_ms": shift.started_ms,
+            "tally": tally(&shift.tally),
+            "incidents": shift.incidents,
+        })),
+    })
+}
+
+fn tally(tally: &Tally) -> Value {
+    tally
+        .iter()
+        .map(|(name, count)| (name.to_owned(), count.into()))
+        .collect::<serde_json::Map<_, _>>()
+        .into()
 }

@@ -38,6 +38,12 @@ pub enum Event {
     AssetLost,
     AssetFound,
     AssetDamaged,
+    // From devices and operators, to stations: rarer than all others, and looked for last.
+    StationEquipment,
+    StationReadiness,
+    AssetOperation,
+    OperatorShift,
+    StationIncident,
 }
 
 /// Everything that is fixed about an event.
@@ -101,6 +107,15 @@ events! {
     AssetLost, "asset_lost", Plan, [];
     AssetFound, "asset_found", Plan, [];
     AssetDamaged, "asset_damaged", Plan, [];
+    StationEquipment, "station_equipment", Station, [];
+    StationReadiness, "station_readiness", Station,
+        [("echo/abs/operator/station/", "/readiness")];
+    AssetOperation, "asset_operation", Station,
+        [("echo/abs/operator/station/", "/asset_operation")];
+    OperatorShift, "operator_shift", Station,
+        [("echo/abs/operator/station/", "/shift")];
+    StationIncident, "station_incident", Station,
+        [("echo/abs/operator/station/", "/incident")];
 }
 
 impl Event {

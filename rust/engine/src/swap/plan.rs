@@ -12,6 +12,8 @@ use crate::core::ledger::Chain;
 
 /// Version of the state bytes.
 const VERSION: u8 = 1;
+/// Version of the state bytes when the session has a trace: one more text behind the session.
+const TRACED: u8 = 2;
 
 /// Why an entity's own state can be read: the shard wrote it, or has read it before, under the same
 /// set-up.
@@ -42,6 +44,8 @@ pub struct Session {
     pub event_ms: i64,
     /// When ARM's time is up.
     pub due_ms: i64,
+    /// The trace of the request, if it had one: what ARM answers may know nothing of it.
+    pub trace: Option<Box<str>>,
 }
 
 /// What a payment was for.
@@ -186,6 +190,24 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The trace of the swap under way that has this correlation id.
+    #[must_use]
+    pub fn trace_of(&self, correlation_id: &str) -> Option<Box<str>> {
+        let session = self.core.session.as_ref()?;
+        let trace = session.trace.as_ref()?;
+        (*session.correlation_id == *correlation_id).then(|| trace.clone())
+    }
+
+    /// The version of its state bytes.
+    fn version(&self) -> u8 {
+        match &self.core.session {
+            Some(session) if session.trace.is_some() => TRACED,
+            _ => VERSION,
+        }
+    }
+}
+
 impl Core {
     /// Whether a payment has been made so that service goes on at `at_ms`.
     #[must_use]
@@ -320,7 +342,7 @@ impl Plan {
     pub fn encode(&self, setup: &Setup, bytes: &mut Vec<u8>) {
         let mut out = Writer::new(bytes);
         let (signed, core) = (self.signed(setup), &self.core);
-        out.byte(VERSION);
+        out.byte(self.version());
         out.int(self.applied);
         out.text(&signed.id);
         out.uint(u64::from(signed.version));
@@ -377,9 +399,10 @@ impl Plan {
     pub fn read(&mut self, setup: &Setup, bytes: &[u8]) -> Result<(), StateError> {
         let mut input = Decode::new(bytes);
         let version = input.byte()?;
-        if version != VERSION {
+        if ![VERSION, TRACED].contains(&version) {
             return Err(StateError::Version(version));
         }
+        let is_traced = version == TRACED;
         self.applied = input.int()?;
         let (id, version) = (input.text()?, input.uint()?);
         self.template = u32::try_from(version)
@@ -398,7 +421,7 @@ impl Plan {
                 StateError::Invalid(format!("state {name} is not in model {model}"))
             })?;
         }
-        self.read_core(setup, &mut input)?;
+        self.read_core(setup, is_traced, &mut input)?;
         self.window.read(&mut input)?;
         self.payments.clear();
         for _ in 0..input.count()? {
@@ -416,7 +439,12 @@ impl Plan {
         self.read(setup, state).expect(OWN_STATE);
     }
 
-    fn read_core(&mut self, setup: &Setup, input: &mut Decode<'_>) -> Result<(), StateError> {
+    fn read_core(
+        &mut self,
+        setup: &Setup,
+        is_traced: bool,
+        input: &mut Decode<'_>,
+    ) -> Result<(), StateError> {
         let services = self.signed(setup).services.len();
         let core = &mut self.core;
         // As many as `encode` has.
@@ -448,10 +476,15 @@ impl Plan {
             core.accounts.push(Account::decode(input)?);
         }
         core.session = if flags & 8 != 0 {
-            Some(Session::decode(setup, accounts, input)?)
+            Some(Session::decode(setup, accounts, is_traced, input)?)
         } else {
             None
         };
+        if is_traced && core.session.is_none() {
+            return Err(StateError::Invalid(
+                "a trace of no session is written".into(),
+            ));
+        }
         Ok(())
     }
 }
@@ -469,9 +502,17 @@ impl Session {
         out.byte(u8::from(self.is_replacement));
         out.int(self.event_ms);
         out.int(self.due_ms);
+        if let Some(trace) = &self.trace {
+            out.text(trace);
+        }
     }
 
-    fn decode(setup: &Setup, accounts: usize, input: &mut Decode<'_>) -> Result<Self, StateError> {
+    fn decode(
+        setup: &Setup,
+        accounts: usize,
+        is_traced: bool,
+        input: &mut Decode<'_>,
+    ) -> Result<Self, StateError> {
         let correlation_id = input.text()?.into();
         let location = input.text()?;
         let location = setup.location(location).ok_or_else(|| {
@@ -496,7 +537,15 @@ impl Session {
             is_replacement: input.flag()?,
             event_ms: input.int()?,
             due_ms: input.int()?,
+            trace: if is_traced { Some(trace(input)?) } else { None },
         })
+    }
+}
+
+fn trace(input: &mut Decode<'_>) -> Result<Box<str>, StateError> {
+    match input.text()? {
+        "" => Err(StateError::Invalid("a trace of nothing is written".into())),
+        trace => Ok(trace.into()),
     }
 }
 

@@ -78,6 +78,10 @@ pub enum Reason {
     UnknownPayment,
     /// What is to be paid back has been used already.
     RefundExceedsBalance,
+    /// The station is closed, or its equipment does not work.
+    StationNotReady,
+    /// The station's books have fewer batteries there.
+    StockShort,
 }
 
 /// What follows from a reason.
@@ -141,6 +145,8 @@ facts! {
     AssetHeldElsewhere, "asset_held_elsewhere", "SECURITY_ALERT", true, "the battery is on record with another plan", None;
     UnknownPayment, "unknown_payment", "PAYMENT_FAILED", false, "no payment with this reference has been applied", None;
     RefundExceedsBalance, "refund_exceeds_balance", "PAYMENT_FAILED", false, "what is to be paid back has been used already", None;
+    StationNotReady, "station_not_ready", "SERVICE_REJECTED", false, "the station is not in service", Some("go to another station");
+    StockShort, "stock_short", "ASSET_VALIDATION_FAILED", false, "the station's books have fewer batteries there", Some("count the batteries");
 }
 
 impl Reason {
@@ -237,6 +243,6 @@ mod tests {
         for (index, reason) in Reason::all().enumerate() {
             assert_eq!(reason as usize, index, "{}", reason.code());
         }
-        assert_eq!(Reason::RefundExceedsBalance as usize + 1, Reason::COUNT);
+        assert_eq!(Reason::StockShort as usize + 1, Reason::COUNT);
     }
 }

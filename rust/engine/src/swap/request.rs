@@ -53,6 +53,16 @@ pub struct Request<'a> {
     pub condition: Text<'a>,
     /// What an attendant did.
     pub activity: Text<'a>,
+    /// Batteries that are moved, as text.
+    pub quantity: Option<&'a str>,
+    /// The account that they come from.
+    pub from: Text<'a>,
+    /// The account that they go to.
+    pub to: Text<'a>,
+    /// What kind of incident has happened.
+    pub incident: Text<'a>,
+    /// What the operator says of it.
+    pub description: Text<'a>,
     /// What a customer chooses after a battery was found.
     pub choice: Text<'a>,
     /// The battery given back at a staffed station.
@@ -232,6 +242,11 @@ impl<'a> Parser<'a> {
                 text(reader, &mut r.payment_method)
             }
             (Scope::Data | Scope::PaymentData, "payment_type") => text(reader, &mut r.payment_type),
+            (Scope::Data, "quantity") => number(reader, &mut r.quantity),
+            (Scope::Data, "from") => text(reader, &mut r.from),
+            (Scope::Data, "to") => text(reader, &mut r.to),
+            (Scope::Data, "incident") => text(reader, &mut r.incident),
+            (Scope::Data, "description") => text(reader, &mut r.description),
             _ => Ok(reader.skip()?),
         }
     }

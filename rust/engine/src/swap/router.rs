@@ -96,6 +96,8 @@ pub struct Message<'a> {
     pub payload: &'a [u8],
     /// Its MQTT 5 correlation data, or nothing.
     pub correlation: &'a [u8],
+    /// The trace that it belongs to, or nothing.
+    pub trace: &'a str,
 }
 
 /// Why a message makes no signal.
@@ -269,6 +271,7 @@ impl Lane {
             received_ms,
             correlation,
             message.topic,
+            clean_trace(message.trace),
         );
         self.data.extend_from_slice(message.payload);
         chunk::end(&mut self.data, start);
@@ -287,8 +290,25 @@ fn clean_correlation(data: &[u8]) -> &str {
         .unwrap_or("")
 }
 
+/// A trace if it is a `traceparent` of W3C Trace Context, version 00, else empty.
+#[must_use]
+pub fn clean_trace(trace: &str) -> &str {
+    let bytes = trace.as_bytes();
+    let is_nothing = |part: &[u8]| part.iter().all(|byte| *byte == b'0');
+    let is_clean = bytes.len() == 55
+        && bytes.starts_with(b"00-")
+        && bytes.iter().enumerate().all(|(at, byte)| match at {
+            2 | 35 | 52 => *byte == b'-',
+            _ => matches!(byte, b'0'..=b'9' | b'a'..=b'f'),
+        })
+        && !is_nothing(&bytes[3..35])
+        && !is_nothing(&bytes[36..52]);
+    if is_clean { trace } else { "" }
+}
+
 /// A text of the payload's top level; `None` if it is not there, or the payload is no JSON object.
-fn field_of<'a>(payload: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
+#[must_use]
+pub fn field_of<'a>(payload: &'a [u8], name: &str) -> Option<Cow<'a, str>> {
     let text = std::str::from_utf8(payload).ok()?;
     let mut reader = Reader::new(text, NESTING_MAX);
     let mut found = None;
@@ -345,11 +365,14 @@ mod tests {
         Router::new(&rows).expect("rows")
     }
 
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
     fn message<'a>(topic: &'a str, payload: &'a [u8]) -> Message<'a> {
         Message {
             topic,
             payload,
             correlation: b"c-1",
+            trace: TRACE,
         }
     }
 
@@ -375,6 +398,7 @@ mod tests {
             .map(|(key, value)| {
                 let frame = parse_signal(value.expect("a value")).expect("a frame");
                 assert_eq!((frame.received_ms, frame.correlation), (17, "c-1"));
+                assert_eq!(frame.trace, TRACE);
                 (*key, frame.event, frame.source)
             })
             .collect();
@@ -387,6 +411,26 @@ mod tests {
             (5, Unroutable::PayloadTooLarge),
         ];
         assert_eq!(unroutable, wanted);
+    }
+
+    #[test]
+    fn what_is_no_trace_is_left_behind() {
+        assert_eq!(clean_trace(TRACE), TRACE);
+        let upper = TRACE.to_uppercase();
+        let longer = format!("{TRACE}-");
+        let bad = [
+            "",
+            "00",
+            &upper,
+            &longer,
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            "00-0af7651916cd43dd8448eb211c80319c-0000000000000000-01",
+            "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "00_0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        ];
+        for trace in bad {
+            assert_eq!(clean_trace(trace), "", "{trace}");
+        }
     }
 
     #[test]
@@ -411,7 +455,7 @@ mod tests {
         ) {
             let router = router();
             let given = messages.iter().map(|(topic, payload, correlation)| Message {
-                topic, payload, correlation,
+                topic, payload, correlation, trace: "",
             });
             let (lanes, unroutable) = router.pack(given, partitions, 1, 30);
             let packed: usize = lanes.iter().map(|lane| lane.records).sum();

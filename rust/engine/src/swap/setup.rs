@@ -191,6 +191,23 @@ pub struct Location {
     pub capacity: Vec<(u32, i64)>,
     /// At this stock or below the operator is asked to restock.
     pub low_threshold: i64,
+    /// Index of its market.
+    pub market: usize,
+}
+
+impl Location {
+    /// Batteries of a fleet that it has room for.
+    #[must_use]
+    pub fn slots(&self, fleet: u32) -> i64 {
+        let room = self.capacity.iter().find(|(of, _)| *of == fleet);
+        room.map_or(0, |(_, batteries)| *batteries)
+    }
+
+    /// The calendar day of a time there, in days since 1970-01-01.
+    #[must_use]
+    pub fn day(&self, setup: &Setup, ms: i64) -> i64 {
+        setup.markets[self.market].zone.local_day(ms)
+    }
 }
 
 /// Everything that rules look up, by index.
@@ -443,8 +460,8 @@ impl Setup {
             template_versions: HashMap::new(),
         };
         // Locations and fleets of all markets first: a template may roam.
-        for market in &doc.markets {
-            setup.add_places(market, &mut faults);
+        for (at, market) in doc.markets.iter().enumerate() {
+            setup.add_places(at, market, &mut faults);
         }
         for market in &doc.markets {
             setup.add_market(market, &mut faults);
@@ -456,7 +473,7 @@ impl Setup {
         }
     }
 
-    fn add_places(&mut self, market: &MarketDoc, faults: &mut Vec<String>) {
+    fn add_places(&mut self, at: usize, market: &MarketDoc, faults: &mut Vec<String>) {
         for fleet in &market.fleets {
             let index = u32::try_from(self.fleets.len()).unwrap_or(u32::MAX);
             if self
@@ -487,6 +504,7 @@ impl Setup {
                 stock,
                 capacity,
                 low_threshold: market.inventory.low_threshold,
+                market: at,
             });
         }
     }

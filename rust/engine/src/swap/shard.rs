@@ -36,7 +36,21 @@ pub struct Shard {
     lanes: Lanes,
     /// By [`EntityKind`]: the last offset applied, -1 before the first.
     applied: [i64; 3],
-    outcomes: Outcomes,
+}
+
+/// What a shard holds now.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Census {
+    /// Plans, stations and assets.
+    pub entities: [usize; 3],
+    /// Timers that are set.
+    pub timers_armed: usize,
+    /// Swaps that hold quota and await ARM.
+    pub holds_open: usize,
+    /// Allocations that stations have asked ARM for and that it has not answered.
+    pub allocations_open: usize,
+    /// Station, fleet, batteries in stock, and how many of them are promised.
+    pub stock: Vec<(String, String, i64, i64)>,
 }
 
 impl Shard {
@@ -52,7 +66,6 @@ impl Shard {
             state: Vec::new(),
             lanes: Lanes::new(partition, partitions),
             applied: [-1; 3],
-            outcomes: Outcomes::default(),
         }
     }
 
@@ -70,7 +83,8 @@ impl Shard {
         let applied = match kind {
             EntityKind::Plan => {
                 let plan = Plan::decode(setup, bytes)?;
-                self.plans.insert(id, bytes, plan.due_ms());
+                let at = self.plans.insert(id, bytes, plan.due_ms());
+                self.plans.set_open(at, plan.core.session.is_some());
                 plan.applied
             }
             EntityKind::Station => {
@@ -129,6 +143,29 @@ impl Shard {
         [self.plans.len(), self.stations.len(), self.assets.len()]
     }
 
+    /// What it holds now.
+    #[must_use]
+    pub fn census(&self, setup: &Setup) -> Census {
+        let stations = self.stations.iter().map(|(id, _)| id).zip(&self.awake);
+        let stock = stations.flat_map(|(id, station)| {
+            station.stock().iter().map(move |stock| {
+                let fleet = setup.fleets[stock.fleet as usize].clone();
+                (id.to_owned(), fleet, stock.current_stock, stock.promised)
+            })
+        });
+        Census {
+            entities: self.entities(),
+            timers_armed: self.plans.armed(),
+            holds_open: self.plans.open(),
+            allocations_open: self
+                .awake
+                .iter()
+                .map(|station| station.intents().len())
+                .sum(),
+            stock: stock.collect(),
+        }
+    }
+
     /// Reads the shard's entities again under another set-up.
     ///
     /// # Errors
@@ -183,7 +220,7 @@ impl Shard {
         value: &[u8],
     ) {
         if offset <= self.applied[kind as usize] {
-            self.outcomes.count(Reason::Duplicate);
+            self.lanes.outcomes.count(Reason::Duplicate);
             return;
         }
         let origin = Origin {
@@ -192,7 +229,7 @@ impl Shard {
             offset,
         };
         let reason = self.arrive(setup, kind, origin, key, value);
-        self.outcomes.count(reason);
+        self.lanes.outcomes.count(reason);
         self.applied[kind as usize] = offset;
     }
 
@@ -220,6 +257,7 @@ impl Shard {
         let Some(event) = Event::find(kind, frame.event) else {
             let mut turn = self.turn(setup, origin, id, value);
             turn.recorded_ms = frame.received_ms;
+            turn.trace = frame.trace;
             turn.dead_letter(Reason::UnknownEvent, frame.event);
             self.lanes.out.pass(ending(None, Reason::UnknownEvent));
             return Reason::UnknownEvent;
@@ -288,6 +326,7 @@ impl Shard {
         turn.recorded_ms = arrival.frame.received_ms;
         turn.event_ms = arrival.frame.received_ms;
         turn.correlation_id = correlation_id;
+        turn.trace = arrival.frame.trace;
         turn.refuse(arrival.event, rejection);
         rejection.reason
     }
@@ -337,6 +376,7 @@ impl Shard {
         self.state.clear();
         self.plan.encode(setup, &mut self.state);
         self.plans.put(at, &self.state, self.plan.due_ms());
+        self.plans.set_open(at, self.plan.core.session.is_some());
     }
 
     /// Only Odoo makes a plan, and only a signal that is accepted.
@@ -456,10 +496,13 @@ impl Shard {
             .as_ref()
             .filter(|session| session.due_ms <= due_ms)
             .map_or("".into(), |session| session.correlation_id.clone());
+        let trace = plan.trace_of(&correlation_id).unwrap_or_default();
+        lanes.outcomes.timers_fired += 1;
         let mut turn = Turn::new(setup, lanes, id);
         turn.event_ms = due_ms;
         turn.recorded_ms = due_ms;
         turn.correlation_id = &correlation_id;
+        turn.trace = &trace;
         rules::timers::fire(&mut PlanTurn::new(&mut turn, plan), plan);
         plan.clock_ms = plan.clock_ms.max(due_ms);
     }
@@ -507,7 +550,7 @@ impl Shard {
                 lanes.out.close(record);
             });
         }
-        (lanes.out.drain(), std::mem::take(&mut self.outcomes))
+        (lanes.out.drain(), std::mem::take(&mut lanes.outcomes))
     }
 }
 

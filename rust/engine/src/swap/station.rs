@@ -1,19 +1,19 @@
 //! A station: what it has in stock, and the allocations that it awaits ARM's answer to.
 
 use super::event::Event;
+use super::operations::{Account, Shift};
+use super::readiness::{Equipment, Readiness};
 use super::reason::{Reason, Rejection};
 use super::request::{Request, optional_id, require, require_id};
 use super::setup::{Location, Setup};
+use super::tally::{Counted, Tally};
 use super::topics::Topic;
 use super::turn::{Turn, text_field};
-use crate::core::codec::{Decode, StateError, Writer};
 use crate::core::decimal;
 use crate::core::dedupe::{Window, signal_id};
 use crate::core::frame::OutboxKind;
 use crate::core::json::{write_digits, write_int, write_string};
 use crate::core::time::write_rfc3339;
-
-const VERSION: u8 = 1;
 
 /// The InventoryAgent's view of one fleet at one station.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +32,12 @@ pub struct Stock {
     pub total_restocks: u64,
     /// What the operator has been told.
     pub warned: Warned,
+    /// Batteries at the station that cannot be issued, by [`Account`].
+    pub set_aside: [i64; Account::SET_ASIDE.len()],
+    /// What was done on [`Station::day`].
+    pub today: Tally,
+    /// What was done on the day before it.
+    pub day_before: Tally,
 }
 
 /// Conditions of a stock that the operator has been told of, so that each is told once.
@@ -46,7 +52,7 @@ pub struct Warned {
 }
 
 impl Warned {
-    fn from_bits(bits: u8) -> Self {
+    pub(super) fn from_bits(bits: u8) -> Self {
         Self {
             empty: bits & 1 != 0,
             low: bits & 2 != 0,
@@ -56,17 +62,66 @@ impl Warned {
 }
 
 impl Stock {
+    pub(super) fn new(fleet: u32) -> Self {
+        Self {
+            fleet,
+            current_stock: 0,
+            promised: 0,
+            total_assignments: 0,
+            total_returns: 0,
+            total_restocks: 0,
+            warned: Warned::default(),
+            set_aside: [0; Account::SET_ASIDE.len()],
+            today: Tally::default(),
+            day_before: Tally::default(),
+        }
+    }
+
     fn conditions(&self, location: &Location) -> Warned {
-        let capacity = location
-            .capacity
-            .iter()
-            .find(|(fleet, _)| *fleet == self.fleet);
-        let capacity = capacity.map_or(0, |(_, batteries)| *batteries);
+        let capacity = location.slots(self.fleet);
         Warned {
             empty: self.current_stock <= 0,
             low: self.current_stock <= location.low_threshold,
             high_demand: self.total_assignments > HIGH_DEMAND_ASSIGNMENTS
                 && self.current_stock * 100 < capacity * HIGH_DEMAND_STOCK_PERCENT,
+        }
+    }
+}
+
+/// What the operator is told of a stock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StockSignal {
+    /// Nothing is left.
+    InventoryEmpty,
+    /// As little is left as the threshold.
+    InventoryLow,
+    /// Somebody must bring batteries.
+    RestockNeeded,
+    /// Much has gone out, and little is left.
+    HighDemand,
+    /// ARM's count differs from what was known.
+    StockReconciled,
+}
+
+impl StockSignal {
+    /// Every signal, in the order of their numbers.
+    pub const ALL: [Self; 5] = [
+        Self::InventoryEmpty,
+        Self::InventoryLow,
+        Self::RestockNeeded,
+        Self::HighDemand,
+        Self::StockReconciled,
+    ];
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InventoryEmpty => "INVENTORY_EMPTY",
+            Self::InventoryLow => "INVENTORY_LOW",
+            Self::RestockNeeded => "RESTOCK_NEEDED",
+            Self::HighDemand => "HIGH_DEMAND",
+            Self::StockReconciled => "STOCK_RECONCILED",
         }
     }
 }
@@ -78,19 +133,37 @@ const HIGH_DEMAND_STOCK_PERCENT: i64 = 30;
 
 /// An allocation that ARM has not answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Intent {
-    correlation_id: Box<str>,
-    plan_id: Box<str>,
-    fleet: u32,
+pub struct Intent {
+    /// Of the rider's request.
+    pub correlation_id: Box<str>,
+    /// The rider's plan.
+    pub plan_id: Box<str>,
+    /// The fleet that is asked for.
+    pub fleet: u32,
+    /// When the station was asked.
+    pub since_ms: i64,
 }
 
 /// A station.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Station {
-    stock: Vec<Stock>,
-    intents: Vec<Intent>,
-    /// ARM's answers seen lately: MQTT may bring one twice.
-    answers: Window,
+    pub(super) stock: Vec<Stock>,
+    /// The oldest first.
+    pub(super) intents: Vec<Intent>,
+    /// ARM's answers and operators' requests seen lately: MQTT may bring one twice.
+    pub(super) answers: Window,
+    /// Whether the operator has closed it.
+    pub is_closed: bool,
+    /// How its equipment works.
+    pub equipment: Equipment,
+    /// The readiness that was broadcast last.
+    pub told: Readiness,
+    /// The calendar day that is counted, in days since 1970-01-01 of the market's zone.
+    pub day: i64,
+    /// Incidents reported on that day.
+    pub incidents_today: u64,
+    /// The shift under way.
+    pub shift: Option<Shift>,
     /// Offset of the last signal applied, -1 before the first.
     pub applied: i64,
 }
@@ -115,27 +188,19 @@ impl Station {
         &self.stock
     }
 
-    /// How many allocations are under way.
+    /// The allocations under way, the oldest first.
     #[must_use]
-    pub fn intents(&self) -> usize {
-        self.intents.len()
+    pub fn intents(&self) -> &[Intent] {
+        &self.intents
     }
 
-    fn stock_of(&mut self, fleet: u32) -> &mut Stock {
+    pub(super) fn stock_of(&mut self, fleet: u32) -> &mut Stock {
         let at = self
             .stock
             .iter()
             .position(|stock| stock.fleet == fleet)
             .unwrap_or_else(|| {
-                self.stock.push(Stock {
-                    fleet,
-                    current_stock: 0,
-                    promised: 0,
-                    total_assignments: 0,
-                    total_returns: 0,
-                    total_restocks: 0,
-                    warned: Warned::default(),
-                });
+                self.stock.push(Stock::new(fleet));
                 self.stock.len() - 1
             });
         &mut self.stock[at]
@@ -165,86 +230,46 @@ impl Station {
         stock.current_stock += i64::from(returned);
         stock.total_assignments += u64::from(issued);
         stock.total_returns += u64::from(returned);
+        if issued {
+            self.count(fleet, Counted::Assigned);
+        }
+        if returned {
+            self.count(fleet, Counted::Returned);
+        }
     }
 
-    /// Appends the station's state bytes.
-    pub fn encode(&self, setup: &Setup, bytes: &mut Vec<u8>) {
-        let mut out = Writer::new(bytes);
-        out.byte(VERSION);
-        out.int(self.applied);
-        out.count(self.stock.len());
-        for stock in &self.stock {
-            out.text(&setup.fleets[stock.fleet as usize]);
-            out.int(stock.current_stock);
-            out.uint(stock.total_assignments);
-            out.uint(stock.total_returns);
-            out.uint(stock.total_restocks);
-            let warned = stock.warned;
-            out.byte(
-                u8::from(warned.empty)
-                    | u8::from(warned.low) << 1
-                    | u8::from(warned.high_demand) << 2,
-            );
+    /// Counts what was done, in the day and in the shift.
+    fn count(&mut self, fleet: u32, what: Counted) {
+        self.stock_of(fleet).today.count(what);
+        if let Some(shift) = &mut self.shift {
+            shift.tally.count(what);
         }
-        out.count(self.intents.len());
-        for intent in &self.intents {
-            out.text(&intent.correlation_id);
-            out.text(&intent.plan_id);
-            out.text(&setup.fleets[intent.fleet as usize]);
-        }
-        self.answers.encode(&mut out);
     }
 
-    /// Reads a station from its state bytes.
-    ///
-    /// # Errors
-    /// [`StateError`] if the bytes break off, make no sense, or name what the set-up lacks.
-    pub fn decode(setup: &Setup, bytes: &[u8]) -> Result<Self, StateError> {
-        let mut input = Decode::new(bytes);
-        let version = input.byte()?;
-        if version != VERSION {
-            return Err(StateError::Version(version));
+    /// Begins to count another day once it has come, by the time at which the log took records in.
+    fn turn_day(&mut self, turn: &Turn<'_>, location: &Location) {
+        let day = location.day(turn.setup, turn.recorded_ms);
+        if day <= self.day {
+            return;
         }
-        let fleet = |id: &str| {
-            let unknown = || StateError::Invalid(format!("fleet {id} is not in the set-up"));
-            setup.fleet(id).ok_or_else(unknown)
-        };
-        let mut station = Self {
-            applied: input.int()?,
-            ..Self::default()
-        };
-        for _ in 0..input.count()? {
-            let fleet = fleet(input.text()?)?;
-            if station.stock.iter().any(|stock| stock.fleet == fleet) {
-                return Err(StateError::Invalid("a fleet is counted twice".into()));
-            }
-            let current_stock = input.int()?;
-            station.stock.push(Stock {
-                fleet,
-                current_stock,
-                promised: 0,
-                total_assignments: input.uint()?,
-                total_returns: input.uint()?,
-                total_restocks: input.uint()?,
-                warned: Warned::from_bits(input.bits(0b111)?),
-            });
+        let follows = self.day.checked_add(1) == Some(day);
+        for stock in &mut self.stock {
+            let counted = std::mem::take(&mut stock.today);
+            stock.day_before = if follows { counted } else { Tally::default() };
         }
-        for _ in 0..input.count()? {
-            let intent = Intent {
-                correlation_id: input.text()?.into(),
-                plan_id: input.text()?.into(),
-                fleet: fleet(input.text()?)?,
-            };
-            let counted = |stock: &&mut Stock| stock.fleet == intent.fleet;
-            let stock = station.stock.iter_mut().find(counted).ok_or_else(|| {
-                StateError::Invalid("an allocation is of a fleet that is not counted".into())
-            })?;
-            stock.promised += 1;
-            station.intents.push(intent);
-        }
-        station.answers = Window::decode(&mut input)?;
-        input.end()?;
-        Ok(station)
+        self.day = day;
+        self.incidents_today = 0;
+    }
+
+    pub(super) fn remember(&mut self, turn: &Turn<'_>, id: u64, outcome: Reason) {
+        let limits = turn.setup.limits;
+        self.answers.remember(
+            id,
+            outcome as u8,
+            turn.recorded_ms,
+            limits.dedupe_window_ms,
+            limits.dedupe_entries_max,
+        );
     }
 
     /// Applies one event.
@@ -257,8 +282,14 @@ impl Station {
         event: Event,
         request: &Request<'_>,
     ) -> Result<Reason, Rejection> {
+        let Some(at) = turn.setup.location(turn.entity_id) else {
+            return Err(Rejection::new(Reason::UnknownLocation, turn.entity_id));
+        };
+        let location = &turn.setup.locations[at as usize];
+        self.turn_day(turn, location);
         let outcome = self.take(turn, event, request);
-        self.warn(turn);
+        self.warn(turn, location);
+        self.tell_readiness(turn, location);
         outcome
     }
 
@@ -271,7 +302,10 @@ impl Station {
         match event {
             Event::Allocate => self.allocate(turn, request),
             Event::AllocationRelease => {
-                self.take_intent(turn.correlation_id, request.plan_id.as_deref());
+                let given_up = self.take_intent(turn.correlation_id, request.plan_id.as_deref());
+                if let Some(intent) = given_up {
+                    self.count(intent.fleet, Counted::TimedOut);
+                }
                 Ok(Reason::Ok)
             }
             Event::StockMoved => {
@@ -285,11 +319,16 @@ impl Station {
             }
             Event::StationStock => self.restock(turn, request),
             Event::ArmAllocate => self.answer(turn, request),
+            Event::StationReadiness
+            | Event::StationEquipment
+            | Event::AssetOperation
+            | Event::OperatorShift
+            | Event::StationIncident => self.operate(turn, event, request),
             _ => Err(Rejection::new(Reason::UnknownEvent, event.name())),
         }
     }
 
-    /// `canAssignItem`: a station without stock refuses, and ARM is not asked.
+    /// `canAssignItem`: a station out of service or without stock refuses, and ARM is not asked.
     fn allocate(
         &mut self,
         turn: &mut Turn<'_>,
@@ -306,9 +345,18 @@ impl Station {
             *intent.correlation_id == *turn.correlation_id && *intent.plan_id == *plan_id
         });
         if !asked_before {
+            let is_in_service = self.is_in_service();
             let stock = self.stock_of(fleet);
-            if stock.current_stock - stock.promised <= 0 {
-                deny(turn, plan_id, Reason::InventoryEmpty.code());
+            let refusal = if !is_in_service {
+                Some(Reason::StationNotReady)
+            } else if stock.current_stock - stock.promised <= 0 {
+                Some(Reason::InventoryEmpty)
+            } else {
+                None
+            };
+            if let Some(reason) = refusal {
+                self.count(fleet, Counted::refusal(reason));
+                deny(turn, plan_id, reason.code());
                 return Ok(Reason::Ok);
             }
             stock.promised += 1;
@@ -316,6 +364,7 @@ impl Station {
                 correlation_id: turn.correlation_id.into(),
                 plan_id: plan_id.into(),
                 fleet,
+                since_ms: turn.recorded_ms,
             });
         }
         order(turn, plan_id, request);
@@ -339,26 +388,25 @@ impl Station {
         stock.total_restocks += u64::from(is_restock);
         if available != known && !is_restock {
             let stock = stock.clone();
-            announce(turn, &stock, "STOCK_RECONCILED", Some(known));
+            announce(turn, &stock, StockSignal::StockReconciled, Some(known));
         }
         Ok(Reason::Ok)
     }
 
     /// The InventoryAgent's signals, each once when its condition begins to hold.
-    fn warn(&mut self, turn: &mut Turn<'_>) {
-        let Some(location) = turn.setup.location(turn.entity_id) else {
-            return;
-        };
-        let location = &turn.setup.locations[location as usize];
+    fn warn(&mut self, turn: &mut Turn<'_>, location: &Location) {
         for stock in &mut self.stock {
             let before = stock.warned;
             let now = stock.conditions(location);
             stock.warned = now;
             let began = [
-                (!before.empty && now.empty, "INVENTORY_EMPTY"),
-                (!before.low && now.low, "INVENTORY_LOW"),
-                (!before.low && now.low, "RESTOCK_NEEDED"),
-                (!before.high_demand && now.high_demand, "HIGH_DEMAND"),
+                (!before.empty && now.empty, StockSignal::InventoryEmpty),
+                (!before.low && now.low, StockSignal::InventoryLow),
+                (!before.low && now.low, StockSignal::RestockNeeded),
+                (
+                    !before.high_demand && now.high_demand,
+                    StockSignal::HighDemand,
+                ),
             ];
             for (_, signal) in began.into_iter().filter(|(began, _)| *began) {
                 announce(turn, stock, signal, None);
@@ -385,25 +433,19 @@ impl Station {
             "issued" => self.issued(turn, request, intent.as_ref()),
             _ => {
                 let intent = intent.as_ref().ok_or(Reason::UnknownAllocation)?;
+                self.count(intent.fleet, Counted::Denied);
                 let mut onward = turn.on_behalf_of(&intent.correlation_id);
                 let reason = request.reason.as_deref().unwrap_or(status);
                 deny(&mut onward, &intent.plan_id, reason);
                 Ok(Reason::Ok)
             }
         }?;
-        let limits = turn.setup.limits;
         let answered = match &intent {
             Some(intent) => signal_id(&[&intent.correlation_id, &intent.plan_id]),
             None => signal_id(&[turn.correlation_id, plan_id]),
         };
         for id in [seen, answered] {
-            self.answers.remember(
-                id,
-                result as u8,
-                turn.recorded_ms,
-                limits.dedupe_window_ms,
-                limits.dedupe_entries_max,
-            );
+            self.remember(turn, id, result);
         }
         Ok(result)
     }
@@ -466,7 +508,7 @@ impl Station {
     }
 }
 
-fn known_fleet(setup: &Setup, request: &Request<'_>) -> Result<u32, Rejection> {
+pub(super) fn known_fleet(setup: &Setup, request: &Request<'_>) -> Result<u32, Rejection> {
     let id = require(&request.fleet_id, "fleet_id")?;
     setup
         .fleet(id)
@@ -474,7 +516,8 @@ fn known_fleet(setup: &Setup, request: &Request<'_>) -> Result<u32, Rejection> {
 }
 
 /// Tells the operator of a stock.
-fn announce(turn: &mut Turn<'_>, stock: &Stock, signal: &str, known: Option<i64>) {
+fn announce(turn: &mut Turn<'_>, stock: &Stock, signal: StockSignal, known: Option<i64>) {
+    turn.lanes.outcomes.announce(signal);
     let topic = format!("emit/abs/bss/station/{}/inventory", turn.entity_id);
     let fleet_id = &turn.setup.fleets[stock.fleet as usize];
     let (location_id, at_ms) = (turn.entity_id, turn.event_ms);
@@ -484,7 +527,7 @@ fn announce(turn: &mut Turn<'_>, stock: &Stock, signal: &str, known: Option<i64>
         out.extend_from_slice(b"\",\"location_id\":");
         write_string(out, location_id);
         text_field(out, "fleet_id", Some(fleet_id));
-        text_field(out, "signal", Some(signal));
+        text_field(out, "signal", Some(signal.name()));
         out.extend_from_slice(b",\"current_stock\":");
         write_int(out, stock.current_stock);
         if let Some(known) = known {

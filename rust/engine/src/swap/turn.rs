@@ -2,6 +2,7 @@
 
 use super::account::Balance;
 use super::event::Event;
+use super::outcome::Outcomes;
 use super::reason::Reason;
 use super::setup::Setup;
 use super::topics::{self, Topic};
@@ -25,6 +26,8 @@ pub struct Lanes {
     pub partition: u32,
     /// Partitions of every topic.
     pub partitions: u32,
+    /// How records have ended, and what else is counted.
+    pub outcomes: Outcomes,
     shared: Shared,
 }
 
@@ -49,6 +52,7 @@ impl Lanes {
             out: Outputs::new(topics::COUNT, partitions),
             partition,
             partitions,
+            outcomes: Outcomes::default(),
             shared: Shared::default(),
         }
     }
@@ -71,6 +75,8 @@ pub struct Turn<'a> {
     pub recorded_ms: i64,
     /// The correlation id, or empty.
     pub correlation_id: &'a str,
+    /// The trace that whatever is said in this turn belongs to, or empty: only carried along.
+    pub trace: &'a str,
     /// The whole record, kept if it becomes a dead letter.
     pub raw: &'a [u8],
     /// Ledger entries written in this turn.
@@ -132,6 +138,7 @@ impl<'a> Turn<'a> {
             event_ms: 0,
             recorded_ms: 0,
             correlation_id: "",
+            trace: "",
             raw: &[],
             entries: 0,
             is_kept: false,
@@ -250,6 +257,28 @@ impl Turn<'_> {
         self.publish_on(kind, &[topic], payload);
     }
 
+    /// Sends an MQTT message that the broker keeps until there is a newer one on its topic.
+    pub fn publish_retained(
+        &mut self,
+        kind: OutboxKind,
+        topic: &str,
+        payload: impl FnOnce(&mut Vec<u8>),
+    ) {
+        let mut record = self.open(Topic::Outbox);
+        frame::outbox_header(
+            &mut record.data,
+            kind,
+            true,
+            0,
+            self.correlation_id,
+            &[topic],
+            // Whoever comes later reads what is, not what somebody once asked for.
+            "",
+        );
+        payload(&mut record.data);
+        self.lanes.out.close(record);
+    }
+
     /// Sends an MQTT message on a topic in parts; tells where the body lies in the lane.
     pub fn publish_on(
         &mut self,
@@ -259,7 +288,15 @@ impl Turn<'_> {
     ) -> Range<usize> {
         let mut record = self.open(Topic::Outbox);
         let out = &mut record.data;
-        frame::outbox_header(out, kind, EXPIRY_S, self.correlation_id, topic);
+        frame::outbox_header(
+            out,
+            kind,
+            false,
+            EXPIRY_S,
+            self.correlation_id,
+            topic,
+            self.trace,
+        );
         let start = out.len();
         payload(out);
         let body = start..out.len();
@@ -282,7 +319,7 @@ impl Turn<'_> {
         let partition = partition_for(key, self.lanes.partitions);
         let mut record = self.lanes.out.open(topic as usize, partition, key);
         let out = &mut record.data;
-        frame::signal_event(out, event.name());
+        frame::signal_event(out, event.name(), self.trace);
         out.extend_from_slice(&self.lanes.shared.signal);
         fields(out);
         out.push(b'}');
@@ -293,10 +330,18 @@ impl Turn<'_> {
         self.has_signal_text = true;
         let text = &mut self.lanes.shared.signal;
         text.clear();
-        frame::signal_rest(text, self.recorded_ms);
+        frame::signal_rest(text, self.recorded_ms, self.trace);
         text.extend_from_slice(b"{\"at_ms\":");
         write_int(text, self.event_ms);
         write_text_field(text, "correlation_id", self.correlation_id);
+    }
+
+    /// The trace for what goes on after this turn.
+    #[must_use]
+    pub fn trace_to_keep(&self) -> Option<Box<str>> {
+        Some(self.trace)
+            .filter(|trace| !trace.is_empty())
+            .map(Into::into)
     }
 
     /// An id that only this turn has, for what has no correlation id from outside.

@@ -197,6 +197,7 @@ pub fn damaged(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'
                 .turn
                 .recorded_ms
                 .saturating_add(turn.market.answer_timeout_ms),
+            trace: turn.turn.trace_to_keep(),
         };
         allocate(turn, plan, session)?;
     }

@@ -71,6 +71,7 @@ pub fn customer_binding(
                 .turn
                 .recorded_ms
                 .saturating_add(turn.market.answer_timeout_ms),
+            trace: turn.turn.trace_to_keep(),
         },
     )?;
     Ok(Reason::InProgress)
@@ -506,6 +507,7 @@ fn book_late(
 pub fn denied(turn: &mut PlanTurn<'_, '_>, plan: &mut Plan, request: &Request<'_>) -> Ruling {
     let reason = match request.reason.as_deref() {
         Some("inventory_empty") => Reason::InventoryEmpty,
+        Some("station_not_ready") => Reason::StationNotReady,
         _ => Reason::AllocationDenied,
     };
     let awaited = plan

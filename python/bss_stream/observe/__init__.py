@@ -1,0 +1,1 @@
+"""What a process tells of itself over HTTP: metrics, whether it lives, whether it is ready."""
