@@ -95,7 +95,8 @@ class KafkaConsumer:
         async with connecting(self._options, joining):
             names = {self._options.name(topic) for topic in self._topics}
             try:
-                await self._requests.open(self._topics)
+                async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                    await self._requests.open(self._topics)
                 self._subscription = SubscriptionState()
                 # aiokafka's own fetcher would have somebody wait there.
                 self._subscription.register_fetch_waiters(set())

@@ -93,12 +93,22 @@ class KafkaRequests:
         self._coordinators: dict[tuple[int, str], int] = {}
 
     async def open(self, topics: Iterable[str]) -> None:
-        """Connect, and learn who leads the topics' partitions."""
+        """Connect, and learn who leads the topics' partitions.
+
+        Has no end of its own where a broker answers and knows of none that is at work.
+        """
+        while not await self._knows_brokers():
+            # A broker that was away for long is no member of its cluster for a moment.
+            await self.close()
+            await asyncio.sleep(RETRY_MAX_S)
+        await self._client.set_topics([self._options.name(topic) for topic in topics])
+
+    async def _knows_brokers(self) -> bool:
         # Made here: it belongs to the loop that is running.
         self._client = AIOKafkaClient(**self._options.client(self._role))
         hangs_up_at_once(self._client)
         await self._client.bootstrap()
-        await self._client.set_topics([self._options.name(topic) for topic in topics])
+        return bool(self._client.cluster.brokers())
 
     async def close(self) -> None:
         """Disconnect, whether or not a broker answers."""
