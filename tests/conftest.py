@@ -6,6 +6,7 @@ from hypothesis import settings
 
 pytest_plugins = [
     "tests.servers.certificates",
+    "tests.servers.chromium",
     "tests.servers.kafka",
     "tests.servers.kafka_access",
     "tests.servers.mosquitto",

@@ -7,11 +7,11 @@ from random import Random
 
 import msgspec
 
+from bss_stream.client.echo import read_echo
 from bss_stream.setup import compile_setup, load_setup
 from bss_stream.simulate import bodies
 from bss_stream.simulate.arm import AllocateCommand, ArmDecisions
 from bss_stream.simulate.config import SimulationConfig
-from bss_stream.simulate.echoes import read_echo
 from bss_stream.simulate.network import Network, read_network
 from bss_stream.simulate.traffic import Outgoing, Traffic
 from tests.engine_platform import EnginePlatform, Sabotage, Sent
@@ -112,5 +112,5 @@ class SimulatedDay:
     def _report_stock(self) -> None:
         for report in self.arm.take_reports():
             topic = f"emit/arm/station/{report.location_id}/stock"
-            payload = bodies.stock(self._stamp(self.wall_ms), b"stock", report)
+            payload = bodies.stock(self._stamp(self.wall_ms), "stock", report)
             self.platform.handle(topic, payload, b"", self.wall_ms)

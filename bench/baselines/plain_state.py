@@ -425,7 +425,8 @@ class Station:
             parts.append(text(correlation) + text(plan_id) + text(fleet) + sint(since_ms))
         # No shift.
         parts.append(LAST[0])
-        parts.append(encode_window(self.answers))
+        # No requests of operators.
+        parts.append(encode_window(self.answers) + LAST[0])
         return b"".join(parts)
 
 

@@ -6,8 +6,8 @@
 #
 # APP and PREFIX are the settings `app` and `log.kafka.topic_prefix`; the groups are the defaults.
 # The roles' principals: User:bss-bridge, User:bss-processor, User:bss-publisher, User:bss-sink,
-# and User:bss-auditor for `bss-stream audit`. The processor makes missing topics: start it first.
-# The queries do not use Kafka.
+# User:bss-odoo, User:bss-auditor for `bss-stream audit` and User:bss-console for the operators' console.
+# The processor makes missing topics: start it first. The queries do not use Kafka.
 set -eu
 
 BOOTSTRAP=${BOOTSTRAP:?the address of a broker, host:port}
@@ -40,9 +40,11 @@ ledgers=$(topics bss.ledger.payment bss.ledger.service)
 outbox=$(topics bss.outbox)
 dead=$(topics bss.dead-letter)
 stock=$(topics bss.state.station)
+plans=$(topics bss.state.plan)
+refused=$(topics bss.odoo.refused)
 
 # Every role looks at all topics when it starts; contents need Read.
-for role in bss-bridge bss-processor bss-publisher bss-sink bss-auditor; do
+for role in bss-bridge bss-processor bss-publisher bss-sink bss-odoo bss-auditor bss-console; do
     grant "$role" Describe --topic "${PREFIX}bss." --resource-pattern-type prefixed
 done
 
@@ -62,5 +64,13 @@ done
 
     grant bss-sink Read $ledgers $stock --group "${PREFIX}${APP}-sink"
 
-    grant bss-auditor Read $(topics bss.state.plan)
+    grant bss-odoo Read $ledgers $plans $refused --group "${PREFIX}${APP}-odoo"
+    grant bss-odoo Write $refused
+
+    grant bss-auditor Read $plans
+
+    grant bss-console Read $signals $ledgers $outbox $dead $plans
+    # To replay; without these lines it reads only.
+    grant bss-console Write $signals $dead
+    grant bss-console "Describe Write" --transactional-id "${PREFIX}${APP}-replay"
 }

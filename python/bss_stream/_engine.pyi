@@ -13,13 +13,16 @@ __all__ = [
     "byte_after",
     "check_model",
     "clean_trace",
+    "echo_topics",
     "events",
     "first_received_ms",
+    "fundamental_signals",
     "last_received_ms",
     "measure",
     "pack",
     "partition_for",
     "read_batches",
+    "reason_signals",
     "reasons",
     "sequence_after",
     "topic_names",
@@ -54,11 +57,14 @@ def write_batches(
     transactional: bool,
     timestamp_ms: int,
     bytes_max: int,
+    events: tuple[str, str] | None = None,
 ) -> list[tuple[int, bytes]]:
     """A chunk's records as Kafka record batches, in order: each one's records and bytes.
 
     A batch has at most `bytes_max` bytes, or one record. `producer` is its id and epoch; the
-    first record gets `base_sequence`. Raises ValueError where the chunk's layout breaks.
+    first record gets `base_sequence`. With `events`, a CloudEvents source and what the types
+    begin with, every record has CloudEvents headers. Raises ValueError where the chunk's layout
+    breaks.
     """
 
 def sequence_after(base_sequence: int, records: int) -> int:
@@ -97,6 +103,15 @@ def events() -> list[tuple[str, str]]:
 
 def reasons() -> list[tuple[str, str, str | None, bool]]:
     """Every reason: code, message, what can be done, whether it makes a dead letter."""
+
+def reason_signals() -> list[tuple[str, str]]:
+    """Every reason's code and the signal by which clients know it."""
+
+def echo_topics() -> list[tuple[str, str]]:
+    """Where the answers to events go: the event, the topic with its entity's id in braces."""
+
+def fundamental_signals() -> tuple[list[str], list[str]]:
+    """What a plan's machines are called, and the signals that they see."""
 
 def topic_names() -> list[str]:
     """The topics of the log that the engine reads and writes."""

@@ -31,6 +31,7 @@ __all__ = [
     "LogBalance",
     "MoneyTotals",
     "audit",
+    "audit_plan",
     "balance_log",
     "collect_states",
     "entry_hash",
@@ -136,6 +137,17 @@ def audit(
             report.rejects = snapshot.rejects()
             for plan_id, rows, state in _by_plan(snapshot.entries(), spool.items()):
                 _PlanAudit(report, differences_max, plan_id).run(rows, state, states is not None)
+    return report
+
+
+def audit_plan(plan_id: str, rows: Iterable[EntryRow], state: State | None) -> AuditReport:
+    """Check one plan's entries, by seq, against themselves and, unless None, its described state.
+
+    Raises NewerVersionError, as `audit` does.
+    """
+    report = AuditReport(drained=False)
+    raw = None if state is None else msgspec.json.encode(state)
+    _PlanAudit(report, DIFFERENCES_MAX, plan_id).run(rows, raw, state is not None)
     return report
 
 

@@ -39,6 +39,11 @@ class Spool:
                 self._connection.execute(_UPSERT, (key, value))
         self._connection.execute("COMMIT")
 
+    def get(self, key: bytes) -> bytes | None:
+        """A key's value, None without one."""
+        row = self._connection.execute("SELECT value FROM spool WHERE key = ?", (key,)).fetchone()
+        return None if row is None else bytes(row[0])
+
     def items(self) -> Iterator[tuple[bytes, bytes]]:
         """Keys and values, by key."""
         return iter(self._connection.execute("SELECT key, value FROM spool ORDER BY key"))

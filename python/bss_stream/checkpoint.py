@@ -6,6 +6,7 @@ former file, or one that is seen to be damaged.
 
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -80,16 +81,23 @@ class CheckpointWriter:
             os.fsync(self._file.fileno())
             self._file.close()
             self._aside.replace(self._path)
-            directory = os.open(self._path.parent, os.O_RDONLY)
-            try:
-                os.fsync(directory)
-            finally:
-                os.close(directory)
+            _sync_directory(self._path.parent)
 
     def abandon(self) -> None:
         """Leave the old one as it is."""
         self._file.close()
         self._aside.unlink(missing_ok=True)
+
+
+def _sync_directory(path: Path) -> None:
+    """Have a new name in a directory survive a power cut."""
+    if sys.platform == "win32":
+        return  # which opens no directory, and keeps names itself
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
 
 
 class CheckpointReader:

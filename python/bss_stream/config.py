@@ -13,6 +13,7 @@ from msgspec import Meta, Struct
 
 from bss_stream import config_check, config_source
 from bss_stream.errors import ConfigError
+from bss_stream.odoo.config import Odoo
 from bss_stream.setup import Setup, load_setup
 from bss_stream.simulate.config import SimulationConfig
 from bss_stream.validation import Faults, Secret, convert
@@ -33,6 +34,9 @@ BatchBytes = Annotated[int, Meta(ge=65_536, le=2**25, description="bytes, 65536 
 InFlight = Annotated[int, Meta(ge=1, le=65_535, description="messages, 1 to 65535")]
 Millis = Annotated[int, Meta(ge=0, le=3_600_000, description="milliseconds, 0 to 3600000")]
 MillisOfWait = Annotated[int, Meta(ge=1, le=3_600_000, description="milliseconds, 1 to 3600000")]
+
+TOKEN_LENGTH_MIN = 16
+"""Of the console's token."""
 
 
 class Tls(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -99,6 +103,9 @@ class KafkaLog(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = ""
     """Stands before every topic, group and transactional id: several logs on one cluster."""
+    cloudevents: bool = False
+    """Records have CloudEvents headers (ce_id, ce_source, ce_type, ce_time, …) for other readers of
+    the topics: some 170 bytes each that this program has no use for."""
 
 
 class Log(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -203,6 +210,29 @@ class Queries(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Requests that are answered out of one view of the database."""
 
 
+class Console(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The operators' console: a web application of its own process."""
+
+    host: Text = "127.0.0.1"
+    """Where it listens; beyond this machine only with a token and HTTPS."""
+    port: Annotated[int, Meta(ge=0, le=65_535, description="a port, 0 to 65535")] = 8_480
+    token: Secret | None = None
+    """What operators log in with, 16 characters or more. Better kept in token_file."""
+    token_file: File | None = None
+    """A file that holds nothing but the token. Without a token whoever is on this machine may
+    read, and nobody can replay."""
+    session_hours: Annotated[int, Meta(ge=1, le=168, description="hours, 1 to 168")] = 12
+    """How long a login lasts."""
+    cert_file: File | None = None
+    """The server's own certificate and key, in PEM, to speak HTTPS."""
+    key_file: File | None = None
+    behind_https: bool = False
+    """Whether a proxy speaks HTTPS for it: browsers then send the session over HTTPS alone."""
+    dsn_file: File | None = None
+    """Of PostgreSQL: a file that holds the dsn of a role that may only read, or of a replica;
+    not set: that of the queries."""
+
+
 class Http(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a process tells of itself: /metrics, /healthz, /readyz. For your network alone."""
 
@@ -258,9 +288,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     publisher: Publisher = Publisher()
     sink: Sink = Sink()
     queries: Queries = Queries()
+    console: Console = Console()
     http: Http = Http()
     logging: Logging = Logging()
     tracing: Tracing = Tracing()
+    odoo: Odoo = Odoo()
     setup: SetupFiles = SetupFiles()
     simulate: SimulationConfig = SimulationConfig()
 
@@ -306,13 +338,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         models = None if self.setup.models is None else Path(self.setup.models)
         return load_setup([Path(one) for one in self.setup.directories], models)
 
-    def group(self, role: Literal["processor", "publisher", "sink", "queries"]) -> str:
-        """The consumer group of a role; of the queries, that of their shared subscription."""
+    def group(self, role: Literal["processor", "publisher", "sink", "queries", "odoo"]) -> str:
+        """The consumer group of a role, and that of its shared subscription if it has one."""
         groups = {
             "processor": self.processor.group,
             "publisher": self.publisher.group,
             "sink": self.sink.group,
             "queries": self.queries.group,
+            "odoo": self.odoo.group,
         }
         return f"{self.app}-{groups[role]}"
 
@@ -346,6 +379,26 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             return self.ledger_url()
         return read_secret(Path(self.queries.dsn_file), "$.queries.dsn_file")
 
+    def console_url(self) -> Secret:
+        """What the console reads: the ledger's database, by a dsn of its own if there is one.
+
+        Raises ConfigError when a dsn_file cannot be read.
+        """
+        if self.console.dsn_file is None:
+            return self.queries_url()
+        return read_secret(Path(self.console.dsn_file), "$.console.dsn_file")
+
+    def console_token(self) -> Secret | None:
+        """What operators log in with, None if nobody can. Raises ConfigError."""
+        token, path = self.console.token, "$.console.token"
+        if token is None:
+            path = "$.console.token_file"
+            token = _optional_secret(self.console.token_file, path)
+        if token is not None and len(token.reveal()) < TOKEN_LENGTH_MIN:
+            what = f"shorter than {TOKEN_LENGTH_MIN} characters, expected one that nobody guesses"
+            raise ConfigError([f"{path}: the token is {what}"])
+        return token
+
     def mqtt_password(self) -> Secret | None:
         """The broker's password, None if there is none. Raises ConfigError."""
         return _optional_secret(self.mqtt.password_file, "$.mqtt.password_file")
@@ -353,6 +406,11 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def kafka_password(self) -> Secret | None:
         """Kafka's SASL password, None if there is none. Raises ConfigError."""
         return _optional_secret(self.log.kafka.password_file, "$.log.kafka.password_file")
+
+    def odoo_key(self) -> Secret:
+        """The API key of the user in Odoo. Raises ConfigError."""
+        assert self.odoo.api_key_file is not None  # checked at load
+        return read_secret(Path(self.odoo.api_key_file), "$.odoo.api_key_file")
 
 
 def _optional_secret(file: str | None, path: str) -> Secret | None:

@@ -1,14 +1,19 @@
 """What must hold between settings, beyond the bounds of each."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, get_args
 
 from bss_stream.errors import ConfigError
+from bss_stream.odoo.config import InvoiceField
 from bss_stream.simulate.config import check_config
 from bss_stream.validation import Faults, show
 
 if TYPE_CHECKING:
     from bss_stream.config import Config, KafkaLog, Mqtt, Sink
+    from bss_stream.odoo.config import Odoo
+
+LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
+"""What names this machine to itself."""
 
 Found: TypeAlias = tuple[str, str]
 """The JSON path of a setting, and what is wrong."""
@@ -23,6 +28,8 @@ def check(config: "Config", place: str, faults: Faults) -> None:
         *_of_bridge(config),
         *_of_sink(config.sink),
         *_of_queries(config),
+        *_of_odoo(config.odoo),
+        *_of_console(config),
     )
     for path, message in checks:
         faults.add(place, path, message)
@@ -121,3 +128,47 @@ def _of_sink(sink: "Sink") -> Iterator[Found]:
 def _of_queries(config: "Config") -> Iterator[Found]:
     if config.queries.dsn_file is not None and config.sink.backend == "sqlite":
         yield "$.sink.backend", '"sqlite": expected "postgres", as $.queries.dsn_file is set'
+
+
+def _of_odoo(odoo: "Odoo") -> Iterator[Found]:
+    if odoo.url is not None and odoo.api_key_file is None:
+        yield "$.odoo.api_key_file", "not set, expected one with $.odoo.url"
+    if odoo.url is not None and odoo.api == "jsonrpc" and odoo.username is None:
+        yield "$.odoo.username", 'not set, expected one with $.odoo.api "jsonrpc"'
+    if odoo.ca_file is not None and not (odoo.url or "").startswith("https:"):
+        yield "$.odoo.url", f"{show(odoo.url)}: expected https, as $.odoo.ca_file is set"
+    for name in ("plan_id", "payment_id"):
+        if name not in odoo.payment.fields:
+            yield "$.odoo.payment.fields", f"{name} is missing: payments are matched by it"
+    for name in get_args(InvoiceField):
+        if name not in odoo.invoice.fields:
+            yield "$.odoo.invoice.fields", f"{name} is missing: all of an invoice's are read"
+    if not odoo.subscription.key and "plan_id" not in odoo.subscription.fields:
+        yield (
+            "$.odoo.subscription.fields",
+            "plan_id is missing: without a key nothing else says whose record it is",
+        )
+    for section in ("subscription", "payment", "usage"):
+        if not getattr(odoo, section).fields:
+            yield f"$.odoo.{section}.fields", "{}: expected at least one field to write"
+
+
+def _of_console(config: "Config") -> Iterator[Found]:
+    console = config.console
+    tokens = (console.token is not None) + (console.token_file is not None)
+    if tokens == 2:
+        yield "$.console.token_file", "2 of token and token_file are set, expected one of them"
+    if (console.cert_file is None) != (console.key_file is None):
+        yield "$.console.cert_file", "expected cert_file and key_file together or neither"
+    if console.host not in LOOPBACK:
+        if tokens == 0:
+            what = f"not set, expected one as $.console.host is {show(console.host)}"
+            yield "$.console.token_file", f"{what}: what is shown is not for everybody"
+        if console.cert_file is None and not console.behind_https:
+            yield (
+                "$.console.host",
+                f"{show(console.host)}: expected 127.0.0.1, or HTTPS (cert_file and key_file, or "
+                "behind_https): a token must not travel in the clear",
+            )
+    if console.dsn_file is not None and config.sink.backend == "sqlite":
+        yield "$.sink.backend", '"sqlite": expected "postgres", as $.console.dsn_file is set'

@@ -42,7 +42,7 @@ def _comment(text: str) -> Iterator[str]:
 def _section(section: msgspec.Struct, path: tuple[str, ...]) -> Iterator[str]:
     """Plain settings first: in TOML they would belong to a table that stands above them."""
     kind = type(section)
-    docs = _docstrings(kind)
+    docs = docstrings(kind)
     inner = []
     if path:
         yield from _comment(kind.__doc__ or "")
@@ -54,7 +54,7 @@ def _section(section: msgspec.Struct, path: tuple[str, ...]) -> Iterator[str]:
             continue
         for line in textwrap.wrap(" ".join(_notes(docs.get(name), to)), _WIDTH):
             yield f"# {line}"
-        yield f"# {name} = ..." if value is None else f"{name} = {_toml(value)}"
+        yield f"# {name} = ..." if value is None else f"{name} = {toml(value)}"
     yield ""
     for name, value in inner:
         yield from _section(value, (*path, name))
@@ -68,7 +68,7 @@ def _notes(doc: str | None, to: Any) -> Iterator[str]:
         yield f"Expected: {wanted}."
 
 
-def _docstrings(kind: type[msgspec.Struct]) -> dict[str, str]:
+def docstrings(kind: type[msgspec.Struct]) -> dict[str, str]:
     """The text under each field in the source: it is written once, for readers of both."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0]
     assert isinstance(body, ast.ClassDef)
@@ -85,11 +85,12 @@ def _docstrings(kind: type[msgspec.Struct]) -> dict[str, str]:
     return docs
 
 
-def _toml(value: object) -> str:
+def toml(value: object) -> str:
+    """A value as TOML has it."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{_toml(key)} = {_toml(one)}" for key, one in value.items()) + "}"
+        return "{" + ", ".join(f"{toml(key)} = {toml(one)}" for key, one in value.items()) + "}"
     if isinstance(value, (tuple, list)):
-        return "[" + ", ".join(map(_toml, value)) + "]"
+        return "[" + ", ".join(map(toml, value)) + "]"
     return msgspec.json.encode(value).decode()
 
 

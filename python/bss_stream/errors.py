@@ -27,6 +27,10 @@ class FencedError(LogError):
     """Another owner of the same shard has taken over; this one must drop the shard."""
 
 
+class LogInUseError(LogError):
+    """Another process has the embedded log."""
+
+
 class LogAccessError(LogError):
     """The log refuses this client: its certificate, user, password or rights. Trying again is no
     use."""
@@ -65,5 +69,34 @@ class MqttError(BssStreamError):
     """The MQTT broker cannot be reached or refused an operation."""
 
 
+class NoEchoError(BssStreamError):
+    """No echo came in time: nobody knows whether the request was applied. Asking again under its
+    correlation id tells, and applies it once."""
+
+    def __init__(self, request: str, correlation_id: str, attempts: int) -> None:
+        super().__init__(
+            f"no echo of {request} under {correlation_id!r} after {attempts} attempts: ask again "
+            "under the same correlation id"
+        )
+        self.correlation_id = correlation_id
+
+
 class SinkError(BssStreamError):
     """The ledger database cannot be reached or refused a write."""
+
+
+class OdooError(BssStreamError):
+    """Odoo cannot be worked with: another attempt at the same is no use."""
+
+
+class OdooUnavailableError(OdooError):
+    """Odoo is away, busy or blocked by another transaction: the same call may succeed later."""
+
+
+class OdooRefusedError(OdooError):
+    """Odoo has understood a call and refuses it, by its rules or because of what is in it."""
+
+
+class OdooAccessError(OdooError):
+    """Odoo does not let this user in, or lacks what the configuration names. Trying again is no
+    use."""

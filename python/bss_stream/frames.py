@@ -135,40 +135,42 @@ def encode_dead_letter(letter: DeadLetter) -> bytes:
 def _split(
     value: bytes, fields: int, frame: str, newest: bytes = UNTRACED
 ) -> tuple[list[str], bytes]:
+    """The fields behind the version, of which a traced frame has one more, and the body."""
     head, newline, body = value.partition(b"\n")
-    version, *parts = head.split(b"\t")
-    if version.isdigit() and int(version) > int(newest):
+    parts = head.split(b"\t")
+    version = parts[0]
+    if version == UNTRACED:
+        wanted = fields + 1
+    elif version == newest:
+        wanted = fields + 2
+    elif version.isdigit() and int(version) > int(newest):
         raise NewerVersionError(f"{frame} frame", int(version), int(newest))
-    traced = version == newest == VERSION
-    if not newline or not (traced or version == UNTRACED) or len(parts) != fields + traced:
+    else:
+        wanted = 0
+    if not newline or len(parts) != wanted:
         raise FrameError(
             f"{frame} frame starts {head[:80]!r}: expected version 1 and {fields} fields"
         )
-    return [part.decode("utf-8", "replace") for part in parts], body
-
-
-def _split_traced(value: bytes, fields: int, frame: str) -> tuple[list[str], str, bytes]:
-    parts, body = _split(value, fields, frame, VERSION)
-    return parts[:fields], "".join(parts[fields:]), body
+    return [part.decode("utf-8", "replace") for part in parts[1:]], body
 
 
 def decode_signal(value: bytes) -> Signal:
     """The signal in a record value. Raises FrameError, NewerVersionError."""
-    parts, trace, payload = _split_traced(value, 4, "signal")
-    event, received_ms, correlation, source = parts
-    return Signal(event, _int(received_ms), correlation, source, payload, trace)
+    parts, payload = _split(value, 4, "signal", VERSION)
+    event, received_ms, correlation, source, *trace = parts
+    return Signal(event, _int(received_ms), correlation, source, payload, *trace)
 
 
 def decode_outbox(value: bytes) -> OutboxMessage:
     """The outbox message in a record value. Raises FrameError, NewerVersionError."""
-    parts, trace, payload = _split_traced(value, 6, "outbox")
-    kind, qos, retain, expiry_s, correlation, topic = parts
+    parts, payload = _split(value, 6, "outbox", VERSION)
+    kind, qos, retain, expiry_s, correlation, topic, *trace = parts
     try:
         known = OutboxKind(kind)
     except ValueError as error:
         raise FrameError(f"outbox frame has kind {kind!r}: expected echo, cmd or emit") from error
     return OutboxMessage(
-        known, _int(qos), retain == "1", _int(expiry_s), correlation, topic, payload, trace
+        known, _int(qos), retain == "1", _int(expiry_s), correlation, topic, payload, *trace
     )
 
 

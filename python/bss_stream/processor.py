@@ -513,14 +513,17 @@ class Processor:
                     )
 
     async def _drop_shards(self, shards: frozenset[int] | set[int]) -> None:
+        closing = []
+        # All at once: a shard that is only about to be dropped looks like one to be restored.
         for shard in shards:
             self._engine.drop_shard(shard)
             self._restored.pop(shard, None)
             for part in _signals_of(shard):
                 self._watermarks_ms.pop(part, None)
-            producer = self._producers.pop(shard, None)
-            if producer is not None:
-                await producer.close()
+            if (producer := self._producers.pop(shard, None)) is not None:
+                closing.append(producer)
+        for producer in closing:
+            await producer.close()
 
 
 def _signals_of(shard: int) -> tuple[TopicPartition, ...]:

@@ -1,28 +1,31 @@
 """The roles made from a configuration, run in one process, and drained in order."""
 
 import asyncio
+import contextlib
 import contextvars
 import dataclasses
 import logging
 import ssl
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
-from bss_stream import _engine, logs, tls, topic_table
+from bss_stream import _engine, dead_letters, logs, tls, topic_table
 from bss_stream.bridge import Bridge, BridgeSettings
 from bss_stream.clock import epoch_ms
 from bss_stream.config import Config, Mqtt
 from bss_stream.config import KafkaLog as KafkaSettings
 from bss_stream.counters import RoleCounters
-from bss_stream.errors import BssStreamError
+from bss_stream.errors import BssStreamError, LogInUseError, OdooError
 from bss_stream.log.embedded import EmbeddedLog, Policy
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
-from bss_stream.log.protocol import Log, TopicPartition
+from bss_stream.log.protocol import FollowableLog, Log, TopicPartition
 from bss_stream.mqtt.broker import IN_FLIGHT_MAX, EmbeddedBroker
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import MqttSettings
+from bss_stream.odoo import extra
+from bss_stream.odoo.billing import Measures
 from bss_stream.processor import Processor, ProcessorSettings
 from bss_stream.publisher import Publisher, PublisherSettings
 from bss_stream.queries import Catalogue, Queries, QueriesSettings
@@ -32,17 +35,29 @@ from bss_stream.sink.read_model import open_read_model
 from bss_stream.sink.store import open_ledger_store
 from bss_stream.tracing import OFF, Tracing
 
-__all__ = ["ROLES", "Platform", "Role", "mqtt_settings", "open_log"]
+if TYPE_CHECKING:
+    from bss_stream.odoo.adapter import OdooAdapter
+
+__all__ = [
+    "ROLES",
+    "Platform",
+    "Role",
+    "mqtt_settings",
+    "mqtt_tls_files",
+    "open_log",
+    "readable_log",
+    "replay_letters",
+]
 
 logger = logging.getLogger(__name__)
 
-Role = Literal["bridge", "processor", "publisher", "sink", "queries"]
+Role = Literal["bridge", "processor", "publisher", "sink", "queries", "odoo"]
 
-ROLES: tuple[Role, ...] = ("bridge", "processor", "publisher", "sink", "queries")
+ROLES: tuple[Role, ...] = ("bridge", "processor", "publisher", "sink", "queries", "odoo")
 """In the order in which data passes them, which is the order in which they drain."""
 
-MQTT_ROLES: frozenset[Role] = frozenset(("bridge", "publisher", "queries"))
-LOG_ROLES: frozenset[Role] = frozenset(("bridge", "processor", "publisher", "sink"))
+MQTT_ROLES: frozenset[Role] = frozenset(("bridge", "publisher", "queries", "odoo"))
+LOG_ROLES: frozenset[Role] = frozenset(("bridge", "processor", "publisher", "sink", "odoo"))
 
 HOUR_MS = 3_600_000
 
@@ -50,10 +65,21 @@ Clock = Callable[[], int]
 """Epoch ms."""
 
 
+def wanted_roles(config: Config) -> tuple[Role, ...]:
+    """All roles that a configuration has a use for: Odoo's only with an Odoo."""
+    return ROLES if config.odoo.url is not None else tuple(r for r in ROLES if r != "odoo")
+
+
 class Runner(Protocol):
     """What every role is: something that runs until it is stopped."""
 
+    @property
+    def counters(self) -> RoleCounters: ...
+
     async def run(self) -> None: ...
+
+    def missing(self) -> list[str]:
+        """What it waits for before it can do its work."""
 
 
 def make_log(config: Config, instance: str | None = None, clock_ms: Clock = epoch_ms) -> Log:
@@ -70,8 +96,12 @@ def make_log(config: Config, instance: str | None = None, clock_ms: Clock = epoc
             policy=Policy(keep_consumed_ms=embedded.keep_consumed_hours * HOUR_MS),
             clock_ms=clock_ms,
         )
+    return KafkaLog(_kafka_options(config, instance), partitions=config.partitions)
+
+
+def _kafka_options(config: Config, instance: str | None) -> KafkaOptions:
     kafka, password = config.log.kafka, config.kafka_password()
-    options = KafkaOptions(
+    return KafkaOptions(
         bootstrap_servers=",".join(kafka.bootstrap_servers),
         security_protocol=kafka.security_protocol,
         sasl_mechanism=kafka.sasl_mechanism,
@@ -84,9 +114,9 @@ def make_log(config: Config, instance: str | None = None, clock_ms: Clock = epoc
         session_timeout_ms=kafka.session_timeout_ms,
         topic_prefix=kafka.topic_prefix,
         commit_timeout_ms=kafka.commit_timeout_ms,
+        cloudevents=kafka.cloudevents,
         instance=instance,
     )
-    return KafkaLog(options, partitions=config.partitions)
 
 
 async def open_log(config: Config, instance: str | None = None, clock_ms: Clock = epoch_ms) -> Log:
@@ -94,6 +124,48 @@ async def open_log(config: Config, instance: str | None = None, clock_ms: Clock 
     log = make_log(config, instance, clock_ms)
     await log.open()
     return log
+
+
+@contextlib.asynccontextmanager
+async def readable_log(config: Config) -> AsyncIterator[FollowableLog]:
+    """The log that a configuration names, to be read, also while the platform runs.
+
+    Raises ConfigError, and LogError when it is not there.
+    """
+    log: FollowableLog
+    if config.log.backend == "embedded":
+        log = EmbeddedLog.read_only(config.log_directory)
+    else:
+        log = KafkaLog(_kafka_options(config, None), partitions=config.partitions)
+    await log.open()
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+async def replay_letters(config: Config, order: dead_letters.Order) -> dead_letters.Judgement:
+    """Replay dead letters; where another process has the embedded log, it is asked to.
+
+    Raises ConfigError, LogError. A log that is not there is not made.
+    """
+    async with readable_log(config):
+        pass
+    try:
+        log = await open_log(config)
+    except LogInUseError:
+        return await dead_letters.ask(config.log_directory, order)
+    try:
+        return await dead_letters.replay(
+            log,
+            config.replay_id,
+            order.wanted,
+            dead_letters.Rules.present(epoch_ms(), again=order.again),
+            limit=order.limit,
+            note=order.note,
+        )
+    finally:
+        await log.close()
 
 
 def mqtt_settings(config: Config, client: str, broker: EmbeddedBroker | None) -> MqttSettings:
@@ -116,10 +188,16 @@ def mqtt_settings(config: Config, client: str, broker: EmbeddedBroker | None) ->
 
 
 def _mqtt_tls(mqtt: Mqtt) -> ssl.SSLContext | None:
+    files = mqtt_tls_files(mqtt)
+    return None if files is None else files.context()
+
+
+def mqtt_tls_files(mqtt: Mqtt) -> tls.ClientFiles | None:
+    """The files of the connection to the broker, None if it is not encrypted."""
     files = mqtt.tls
     if not files.enabled:
         return None
-    return tls.client_context("$.mqtt.tls", files.ca_file, files.cert_file, files.key_file)
+    return tls.ClientFiles("$.mqtt.tls", files.ca_file, files.cert_file, files.key_file)
 
 
 def _kafka_tls(kafka: KafkaSettings) -> ssl.SSLContext | None:
@@ -129,7 +207,11 @@ def _kafka_tls(kafka: KafkaSettings) -> ssl.SSLContext | None:
 
 
 def _catalogue(markets: Setup, compiled: bytes) -> Catalogue:
-    return Catalogue.of(markets, _engine.Engine(compiled, partitions=1).describe_state)
+    return Catalogue.of(markets, _describe(compiled))
+
+
+def _describe(compiled: bytes) -> Callable[[str, bytes, bytes], bytes]:
+    return _engine.Engine(compiled, partitions=1).describe_state
 
 
 class Platform:
@@ -142,13 +224,15 @@ class Platform:
     def __init__(
         self,
         config: Config,
-        roles: Collection[Role] = ROLES,
+        roles: Collection[Role] | None = None,
         *,
         instance: str | None = None,
         clock_ms: Clock = epoch_ms,
         tracing: Tracing = OFF,
     ) -> None:
-        """`instance` tells processes of one role apart; a bridge's must be the same every time.
+        """All roles that the configuration wants, unless some are named.
+
+        `instance` tells processes of one role apart; a bridge's must be the same every time.
 
         Given, it also has the process's consumers keep their partitions while it restarts.
         `clock_ms` is what all roles tell the time by; it may go back and jump.
@@ -162,13 +246,16 @@ class Platform:
         self.publisher: Publisher | None = None
         self.sink: LedgerSink | None = None
         self.queries: Queries | None = None
-        self._roles = [role for role in ROLES if role in roles]
+        self.odoo: OdooAdapter | None = None
+        chosen = wanted_roles(config) if roles is None else roles
+        self._roles = [role for role in ROLES if role in chosen]
         self._instance = "0" if instance is None else instance
         self._static_instance = instance
         self._clock_ms = clock_ms
         self._tracing = tracing
         self._is_draining = False
         self._log: Log | None = None
+        self._desk: dead_letters.ReplayDesk | None = None
         self._tasks: dict[Role, asyncio.Task[None]] = {}
 
     @property
@@ -185,6 +272,11 @@ class Platform:
             await asyncio.to_thread(Path(self.config.data_dir).mkdir, parents=True, exist_ok=True)
             if LOG_ROLES.intersection(self._roles):
                 self._log = await open_log(self.config, self._static_instance, self._clock_ms)
+                if isinstance(self._log, EmbeddedLog):
+                    self._desk = dead_letters.ReplayDesk(
+                        self._log, self.config.log_directory, self.config.replay_id, self._clock_ms
+                    )
+                    await self._desk.open()
             # The last first: whoever reads is there before whoever writes.
             for role in reversed(self._roles):
                 self._start(role)
@@ -209,12 +301,14 @@ class Platform:
             "publisher": self._make_publisher,
             "sink": self._make_sink,
             "queries": self._make_queries,
+            "odoo": self._make_odoo,
         }
+        made = make[role]()
+        work = self._run_odoo() if role == "odoo" else made.run()
         # What the role's tasks log says whose it is.
         context = contextvars.copy_context()
         context.run(logs.about, role=role, instance=self._instance)
-        running = make[role]().run()
-        self._tasks[role] = asyncio.create_task(running, name=f"bss-{role}", context=context)
+        self._tasks[role] = asyncio.create_task(work, name=f"bss-{role}", context=context)
 
     def _make_bridge(self) -> Runner:
         config = self.config
@@ -290,9 +384,35 @@ class Platform:
         self.queries = Queries(mqtt, model, _catalogue(self._markets, self.setup), settings)
         return self.queries
 
+    def _make_odoo(self) -> Runner:
+        try:
+            from bss_stream.odoo.from_config import make_adapter
+        except ImportError as error:
+            raise extra.missing(error) from error
+        config = self.config
+        mqtt = dataclasses.replace(
+            mqtt_settings(config, f"odoo-{self._instance}", self.broker), clean_start=True
+        )
+        measures = Measures.of(self._markets)
+        self.odoo = make_adapter(
+            config, self.log, mqtt, measures, _describe(self.setup), self._clock_ms
+        )
+        return self.odoo
+
+    async def _run_odoo(self) -> None:
+        """The adapter. An Odoo that lets it in no more does not end the other roles here."""
+        assert self.odoo is not None
+        try:
+            await self.odoo.run()
+        except OdooError as error:
+            if self._roles == ["odoo"]:
+                raise
+            logger.error("the odoo adapter has ended, and the other roles go on: %s", error)
+            await self.odoo.stopped.wait()
+
     async def _until_intake(self) -> None:
         """Wait until whoever subscribes has its subscriptions, or a role has failed."""
-        for role in (self.queries, self.bridge):
+        for role in (self.odoo, self.queries, self.bridge):
             if role is not None:
                 await self._until_ready(role.ready)
 
@@ -341,6 +461,8 @@ class Platform:
             await self.processor.reload(setup)
         if self.queries is not None:
             self.queries.reload(_catalogue(markets, setup))
+        if self.odoo is not None:
+            self.odoo.reload(Measures.of(markets), _describe(setup))
         self._markets, self.setup = markets, setup
 
     async def drain(self) -> None:
@@ -352,7 +474,10 @@ class Platform:
             "publisher": self._drain_publisher,
             "sink": None if self.sink is None else self.sink.stop,
             "queries": None if self.queries is None else self.queries.stop,
+            "odoo": None if self.odoo is None else self.odoo.stop,
         }
+        if self._desk is not None:
+            await self._desk.close()
         for role in self._roles:
             end = ends[role]
             if end is not None:
@@ -366,13 +491,14 @@ class Platform:
         """What each role that runs here has counted."""
         return {role: one.counters for role, one in self._made().items()}
 
-    def _made(self) -> dict[Role, Bridge | Processor | Publisher | LedgerSink | Queries]:
-        made: dict[Role, Bridge | Processor | Publisher | LedgerSink | Queries | None] = {
+    def _made(self) -> dict[Role, Runner]:
+        made: dict[Role, Runner | None] = {
             "bridge": self.bridge,
             "processor": self.processor,
             "publisher": self.publisher,
             "sink": self.sink,
             "queries": self.queries,
+            "odoo": self.odoo,
         }
         return {role: one for role, one in made.items() if one is not None}
 
@@ -405,19 +531,21 @@ class Platform:
 
     def clients(self) -> dict[Role, MqttClient]:
         """The roles' clients of the broker."""
-        made: dict[Role, Bridge | Publisher | Queries | None] = {
+        made: dict[Role, Bridge | Publisher | Queries | OdooAdapter | None] = {
             "bridge": self.bridge,
             "publisher": self.publisher,
             "queries": self.queries,
+            "odoo": self.odoo,
         }
         return {role: one.client for role, one in made.items() if one is not None}
 
     def lags(self) -> dict[Role, Callable[[], Awaitable[dict[TopicPartition, int]]]]:
         """How to ask each reader of the log for what it has not read yet."""
-        readers: dict[Role, Processor | Publisher | LedgerSink | None] = {
+        readers: dict[Role, Processor | Publisher | LedgerSink | OdooAdapter | None] = {
             "processor": self.processor,
             "publisher": self.publisher,
             "sink": self.sink,
+            "odoo": self.odoo,
         }
         return {role: one.lag for role, one in readers.items() if one is not None}
 
@@ -442,6 +570,8 @@ class Platform:
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self._desk is not None:
+            await self._desk.close()
         closing: list[Awaitable[None]] = []
         if self._log is not None:
             closing.append(self._log.close())

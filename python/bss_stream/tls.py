@@ -3,6 +3,8 @@
 import ssl
 from typing import Final
 
+import msgspec
+
 from bss_stream.errors import ConfigError
 
 _OF_SERVER: Final[dict[int | None, str]] = {
@@ -45,6 +47,20 @@ _BY_REASON: Final[dict[str | None, str]] = {
 """By OpenSSL's name of what went wrong, which alerts of the server give, too."""
 
 _CAUSES_MAX: Final = 10
+
+
+class ClientFiles(msgspec.Struct, frozen=True):
+    """What a client trusts and shows of itself, as it is handed to a process of its own."""
+
+    path: str
+    """The settings' JSON path."""
+    ca_file: str | None
+    cert_file: str | None
+    key_file: str | None
+
+    def context(self) -> ssl.SSLContext:
+        """The context of these files. Raises ConfigError."""
+        return client_context(self.path, self.ca_file, self.cert_file, self.key_file)
 
 
 def client_context(

@@ -77,6 +77,7 @@ class TopicTable:
 
     def __init__(self, rows: Sequence[Row], sent: Sequence[Sent] = ()) -> None:
         """`rows` have passed `load`'s checks."""
+        self.rows = tuple(rows)
         self.sent = tuple(sent)
         self.filters = [_subscribed(row.filter) for row in rows]
         """With `+` for the variable segments."""

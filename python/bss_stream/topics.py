@@ -12,6 +12,8 @@ LEDGER_PAYMENT: Final = "bss.ledger.payment"
 LEDGER_SERVICE: Final = "bss.ledger.service"
 OUTBOX: Final = "bss.outbox"
 DEAD_LETTER: Final = "bss.dead-letter"
+ODOO_REFUSED: Final = "bss.odoo.refused"
+"""The Odoo adapter's own dead letters."""
 
 SIGNALS: Final = (SIGNALS_PLAN, SIGNALS_STATION, SIGNALS_ASSET)
 """What the processor consumes. Partition i of all three is shard i."""
@@ -22,4 +24,7 @@ STATES: Final = (STATE_PLAN, STATE_STATION, STATE_ASSET)
 LEDGERS: Final = (LEDGER_PAYMENT, LEDGER_SERVICE)
 """Append-only, never compacted."""
 
-ALL: Final = (*SIGNALS, *STATES, *LEDGERS, OUTBOX, DEAD_LETTER)
+ENGINE: Final = (*SIGNALS, *STATES, *LEDGERS, OUTBOX, DEAD_LETTER)
+"""What the engine's records are of."""
+
+ALL: Final = (*ENGINE, ODOO_REFUSED)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from contextlib import aclosing
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import pytest
 from bss_stream import topics
 from bss_stream._engine import pack
 from bss_stream.config import Config
+from bss_stream.console.watch import FOLLOWED
 from bss_stream.errors import LogAccessError
-from bss_stream.log.protocol import Chunk
-from bss_stream.roles import make_log
+from bss_stream.log.protocol import Chunk, TopicPartition
+from bss_stream.roles import make_log, readable_log
 from tests.integration.command import gives_up
 from tests.logs import join
 from tests.servers.certificates import Certificate, Certificates
@@ -78,6 +80,50 @@ async def test_scram_over_tls(
     tmp_path: Path, kafka_access: KafkaServer, certificates: Certificates
 ) -> None:
     await exchange(configuration(tmp_path, kafka_access, "SASL", ca=certificates.ca))
+
+
+async def test_a_console_reads_and_replays_and_does_no_more(
+    tmp_path: Path, kafka_access: KafkaServer, certificates: Certificates
+) -> None:
+    first = make_log(
+        Config.load(configuration(tmp_path, kafka_access, "SASL", ca=certificates.ca), {})
+    )
+    await first.open()  # The processor makes the topics.
+    config = Config.load(
+        configuration(
+            tmp_path,
+            kafka_access,
+            "SASL",
+            ca=certificates.ca,
+            user="bss-console",
+            password=PASSWORDS["bss-console"],
+        ),
+        {},
+    )
+    record = pack([(b"p", b"v")])
+    async with readable_log(config) as log:
+        starts = {
+            TopicPartition(topic, 0): (await log.extent(topic, 0)).end
+            for topic in (*FOLLOWED, topics.STATE_PLAN)
+        }
+        assert [one async for one in log.replay(topics.STATE_PLAN, 0)] == []
+        writer = make_log(config)
+        producer = await writer.transactional_producer(config.replay_id)
+        async with producer.transaction() as transaction:
+            for topic in (*topics.SIGNALS, topics.DEAD_LETTER):
+                transaction.append([Chunk(topic, 0, 1, record)])
+        with pytest.raises(LogAccessError):
+            async with producer.transaction() as transaction:
+                transaction.append([Chunk(topics.LEDGER_PAYMENT, 0, 1, record)])
+        await producer.close()
+        with pytest.raises(LogAccessError):
+            await writer.transactional_producer(config.transactional_id(0))
+        seen = set()
+        async with asyncio.timeout(60), aclosing(log.follow(starts)) as following:
+            async for fetched in following:
+                seen.add(fetched.topic)
+                if seen == {*topics.SIGNALS, topics.DEAD_LETTER}:
+                    break
 
 
 async def test_a_certificate_instead_of_a_password(

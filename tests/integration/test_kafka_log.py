@@ -5,17 +5,20 @@ import dataclasses
 import itertools
 import logging
 from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import pytest
-from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer  # type: ignore[import-untyped]
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic  # type: ignore[import-untyped]
 from aiokafka.admin.config_resource import (  # type: ignore[import-untyped]
     ConfigResource,
     ConfigResourceType,
 )
+from aiokafka.structs import TopicPartition as KafkaPartition  # type: ignore[import-untyped]
 
 from bss_stream import topics
+from bss_stream.contract.asyncapi import FRAME
 from bss_stream.errors import LogError
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
 from bss_stream.log.protocol import Log, TopicPartition
@@ -69,7 +72,7 @@ async def test_states_are_compacted_and_ledgers_kept_for_good(
     for topic in topics.ALL:
         compacted = topic in topics.STATES
         assert found[topic]["cleanup.policy"] == ("compact" if compacted else "delete")
-        kept = topic in (*topics.LEDGERS, topics.DEAD_LETTER)
+        kept = topic in (*topics.LEDGERS, topics.DEAD_LETTER, topics.ODOO_REFUSED)
         assert (found[topic]["retention.ms"] == "-1") == kept
 
 
@@ -184,6 +187,52 @@ async def test_large_chunks_go_out_in_several_batches_in_order(log: Log) -> None
     await producer.close()
     for topic in (topics.SIGNALS_PLAN, topics.OUTBOX):
         assert values(await replayed(log, topic, 0)) == [value for _, value in records]
+
+
+async def test_records_say_what_event_they_are(options: KafkaOptions) -> None:
+    """Any reader of CloudEvents can tell, and ours reads what it would have read without."""
+    log = KafkaLog(dataclasses.replace(options, cloudevents=True), partitions=PARTITIONS)
+    await log.open()
+    entry = b'{"v":1,"entry_id":"plan-1-7-0","plan_id":"p-1","seq":1,"kind":"deposit"}'
+    letter = b"1\tmissing_field\tbss.signals.plan\t1\t7\t0\tplan_id\n{}"
+    produced = {topics.LEDGER_PAYMENT: entry, topics.DEAD_LETTER: letter, topics.STATE_PLAN: b"\1"}
+    producer = await log.transactional_producer("shard")
+    async with producer.transaction() as transaction:
+        transaction.append([chunk(topic, 1, (b"p-1", one)) for topic, one in produced.items()])
+    await producer.close()
+    for topic, value in produced.items():
+        assert values(await replayed(log, topic, 1)) == [value]
+    headers = {topic: await headers_of(options, topic) for topic in produced}
+    for topic, found in headers.items():
+        assert found["ce_specversion"] == "1.0"
+        assert found["ce_source"] == f"/{options.name(topic)}/1"
+        assert datetime.fromisoformat(found["ce_time"]).tzinfo is not None
+    assert headers[topics.LEDGER_PAYMENT]["ce_id"] == "plan-1-7-0"
+    assert {
+        topic: (found["ce_type"], found["content-type"]) for topic, found in headers.items()
+    } == {
+        topics.LEDGER_PAYMENT: ("bss.ledger.payment.deposit", "application/json"),
+        topics.DEAD_LETTER: ("bss.dead-letter.missing_field", FRAME),
+        topics.STATE_PLAN: ("bss.state.plan", "application/octet-stream"),
+    }
+    await log.close()
+
+
+async def headers_of(options: KafkaOptions, topic: str) -> dict[str, str]:
+    """Those of the first record of partition 1."""
+    consumer = AIOKafkaConsumer(
+        bootstrap_servers=options.bootstrap_servers,
+        auto_offset_reset="earliest",
+        isolation_level="read_committed",
+    )
+    await consumer.start()
+    try:
+        consumer.assign([KafkaPartition(options.name(topic), 1)])
+        async with asyncio.timeout(IN_VAIN_S):
+            record = await consumer.getone()
+    finally:
+        await consumer.stop()
+    return {name: value.decode() for name, value in record.headers}
 
 
 class Told:

@@ -15,7 +15,7 @@ from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings
 from bss_stream.observe import metrics
 from bss_stream.observe.server import CONNECTIONS_MAX, HEAD_BYTES_MAX, observed
-from bss_stream.roles import ROLES, Platform
+from bss_stream.roles import Platform
 from bss_stream.setup import compile_setup, load_setup
 from bss_stream.simulate import Simulation, SimulationConfig
 from tests.eventually import eventually
@@ -94,7 +94,7 @@ async def test_a_platform_tells_what_it_has_done(tmp_path: Path, log: Log) -> No
         assert port is not None
         assert await get(port, "/readyz") == (
             503,
-            {"ready": False, "missing": {role: ["its start"] for role in ROLES}},
+            {"ready": False, "missing": {role: ["its start"] for role in platform.roles}},
         )
         assert await get(port, "/healthz") == (200, {"alive": True, "ended": []})
         async with platform:
@@ -124,9 +124,9 @@ async def test_a_platform_tells_what_it_has_done(tmp_path: Path, log: Log) -> No
                 assert kinds.get(metric.name.removesuffix("_total"), metric.kind) == metric.kind
             await platform.drain()
             status, body = await get(port, "/readyz")
-            assert (status, list(body["missing"])) == (503, list(ROLES))
+            assert (status, list(body["missing"])) == (503, list(platform.roles))
             status, body = await get(port, "/healthz")
-            assert (status, body) == (503, {"alive": False, "ended": [*reversed(ROLES)]})
+            assert (status, body) == (503, {"alive": False, "ended": [*reversed(platform.roles)]})
 
 
 def outcomes(series: Series) -> Counter[str]:
@@ -165,7 +165,7 @@ async def check(series: Series, platform: Platform) -> None:
     assert value(series, "bss_publisher_echo_age_seconds_count") > 0
     assert value(series, "bss_sink_age_seconds_count") > 0
     assert sum(v for (name, _), v in series.items() if name == "bss_processor_stock_batteries") > 0
-    for role in ROLES:
+    for role in platform.roles:
         assert value(series, "bss_role_ready", role=role) == 1
         assert value(series, "bss_counters_unbalanced", role=role) == 0
     assert value(series, "bss_mqtt_connected", role="bridge") == 1

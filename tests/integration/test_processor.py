@@ -18,8 +18,8 @@ from bss_stream import topics
 from bss_stream._engine import partition_for
 from bss_stream.checkpoint import CheckpointReader
 from bss_stream.frames import OutboxKind, decode_outbox
-from bss_stream.log.protocol import Log
-from bss_stream.processor import ProcessorCounters
+from bss_stream.log.protocol import Log, TopicPartition, TransactionalProducer
+from bss_stream.processor import Processor, ProcessorCounters, ProcessorSettings
 from bss_stream.testing import START_MS
 from tests.integration.held_log import HeldLog
 from tests.integration.processing import (
@@ -245,6 +245,34 @@ async def test_a_fenced_processor_drops_its_shards(log: Log) -> None:
     assert len((await read_log(log))[topics.STATE_PLAN]) > len(before[topics.STATE_PLAN])
     await check_external(log, len(arrivals))
     await check_log(log)
+
+
+async def test_a_shard_that_is_being_given_up_is_not_restored(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a lost shard's producer is closed, no other lost one looks as if it were owned."""
+    looks: list[dict[int, float]] = []
+    make = log.transactional_producer
+
+    async def watched(transactional_id: str) -> TransactionalProducer:
+        producer = await make(transactional_id)
+        close = producer.close
+
+        async def look_and_close() -> None:
+            looks.append(processor.restoring())
+            await close()
+
+        monkeypatch.setattr(producer, "close", look_and_close)
+        return producer
+
+    monkeypatch.setattr(log, "transactional_producer", watched)
+    settings = ProcessorSettings(group=GROUP, transactional_id=shard_id)
+    processor = Processor(log, SETUP, settings)
+    parts = [TopicPartition(topic, p) for topic in topics.SIGNALS for p in range(PARTITIONS)]
+    await processor.on_assigned(parts)
+    assert set(processor.restoring()) == ALL_SHARDS
+    await processor.on_revoked(parts)
+    assert looks == [{}] * PARTITIONS
 
 
 # Time

@@ -18,14 +18,15 @@ from typing import Any
 import aiomqtt
 import pytest
 
+from bss_stream.client.echo import read_echo
 from bss_stream.config import Config, EmbeddedLog, Log, Mqtt
 from bss_stream.errors import MqttError, SinkError
 from bss_stream.mqtt.client import MqttClient
 from bss_stream.mqtt.messages import Message, MqttSettings, Subscription
 from bss_stream.queries import Catalogue, Queries, QueriesSettings
+from bss_stream.reports.fleet import fleet_report
 from bss_stream.reports.network import Network
 from bss_stream.roles import Platform
-from bss_stream.simulate.echoes import read_echo
 from bss_stream.sink.read_model import open_read_model
 from bss_stream.testing import Playground
 from tests.eventually import eventually
@@ -103,15 +104,25 @@ class App:
         self._listening = asyncio.create_task(self._listen())
 
     async def ask(
-        self, topic: str, data: dict[str, Any] | None = None, *, plan_id: str = "p-1"
+        self,
+        topic: str,
+        data: dict[str, Any] | None = None,
+        *,
+        plan_id: str = "p-1",
+        about: dict[str, str] | None = None,
     ) -> tuple[str, dict[str, Any]]:
         """The echo's topic and data."""
-        correlation_id = await self.send(topic, data, plan_id=plan_id)
+        correlation_id = await self.send(topic, data, plan_id=plan_id, about=about)
         await eventually(lambda: correlation_id in self.echoes, WAIT_S)
         return self.echoes[correlation_id]
 
     async def send(
-        self, topic: str, data: dict[str, Any] | None = None, *, plan_id: str = "p-1"
+        self,
+        topic: str,
+        data: dict[str, Any] | None = None,
+        *,
+        plan_id: str = "p-1",
+        about: dict[str, str] | None = None,
     ) -> str:
         correlation_id = f"{self.client.settings.client_id}-{next(self._numbers)}"
         body = {
@@ -120,6 +131,7 @@ class App:
             "correlation_id": correlation_id,
             "actor": {"type": "customer", "id": "cust-1"},
             "data": data or {},
+            **(about or {}),
         }
         payload = json.dumps(body).encode()
         await self.client.publish([Message(topic=topic.format(plan_id), payload=payload)])
@@ -184,6 +196,30 @@ async def test_each_query_is_answered_on_its_topic(
             assert data["metadata"]["as_of"] == newest
     assert queries.counters.answers == {"ok": 5}
     assert queries.client.counters.acknowledged == 5
+
+
+async def test_reports_are_out_of_the_same_database(
+    play: Playground, copied: str, broker_port: int
+) -> None:
+    async with running(play, copied, broker_port), app_on(broker_port) as app:
+        at = {"location_id": "station-nbi-001"}
+        topic, told = await app.ask("emit/uxi/operator/station/station-nbi-001/report", about=at)
+        assert topic == "echo/abs/operator/station/station-nbi-001/report"
+        assert (told["location_id"], told["metadata"]["readiness"]) == (at["location_id"], "READY")
+        fleet = {"fleet_id": "fleet-nairobi-standard-4ah"}
+        topic, told = await app.ask(
+            f"emit/uxi/manager/fleet/{fleet['fleet_id']}/report", about=fleet
+        )
+        assert topic == f"echo/abs/manager/fleet/{fleet['fleet_id']}/report"
+        assert told["metadata"]["lacking"] == 0
+    network = Network.of(SETUP, play.engine.describe_state)
+    market = network.market_of_fleet(fleet["fleet_id"])
+    assert market is not None
+    with contextlib.closing(open_read_model(copied)) as model, model.view() as view:
+        report: Any = fleet_report(
+            view, network, market, now_ms=play.now_ms, last=market.day(play.now_ms), days=30
+        )
+    assert report["lifecycle"]["cycles"] == report["finance"]["batteries_in_use"] == 2
 
 
 async def test_bad_requests_are_told_why(play: Playground, copied: str, broker_port: int) -> None:

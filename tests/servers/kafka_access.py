@@ -13,7 +13,15 @@ from tests.servers.kafka import Access, KafkaServer
 
 ACLS: Final = Path(__file__).parents[2] / "deploy" / "kafka" / "acls.sh"
 
-ROLES: Final = ("bss-bridge", "bss-processor", "bss-publisher", "bss-sink", "bss-auditor")
+ROLES: Final = (
+    "bss-bridge",
+    "bss-processor",
+    "bss-publisher",
+    "bss-sink",
+    "bss-odoo",
+    "bss-auditor",
+    "bss-console",
+)
 PASSWORDS: Final[Mapping[str, str]] = {role: f"{role}-in-the-clear" for role in ROLES}
 """By principal, with SCRAM-SHA-512; with PLAIN on the same listener for the user `plain`."""
 PLAIN_PASSWORD: Final = "plain-in-the-clear"

@@ -10,10 +10,10 @@ from typing import Final
 
 import msgspec
 
+from bss_stream.client.echo import read_echo
 from bss_stream.simulate import bodies
 from bss_stream.simulate.arm import AllocateCommand, ArmDecisions
 from bss_stream.simulate.config import ArmConfig, FaultShares, SimulationConfig
-from bss_stream.simulate.echoes import read_echo
 from bss_stream.simulate.network import Network
 from bss_stream.simulate.traffic import Outgoing, Traffic
 from tests.simulation.broker import Broker
@@ -146,10 +146,10 @@ class Clients:
     def _report(self) -> None:
         for report in self._arm.take_reports():
             self._reports += 1
-            correlation = f"stock-{self._reports}".encode()
+            correlation = f"stock-{self._reports}"
             payload = bodies.stock(self._stamp(wall_ms()), correlation, report)
             topic = f"emit/arm/station/{report.location_id}/stock"
-            self._send(Outgoing(topic, payload, correlation))
+            self._send(Outgoing(topic, payload, correlation.encode()))
 
 
 def _is_for_riders(topic: str) -> bool:

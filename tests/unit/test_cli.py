@@ -103,3 +103,16 @@ def test_an_audit_without_a_log_says_so(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert done.stderr.strip()
     assert "Traceback" not in done.stderr
+
+
+def test_the_contract_is_printed_or_written(tmp_path: Path) -> None:
+    printed = cli("contract", "asyncapi", "--format", "json")
+    assert printed.returncode == 0
+    assert json.loads(printed.stdout)["asyncapi"] == "3.0.0"
+    file = tmp_path / "asyncapi.yaml"
+    assert cli("contract", "asyncapi", str(file)).returncode == 0
+    assert file.read_text(encoding="utf-8").startswith('asyncapi: "3.0.0"\n')
+    written = cli("contract", "schema", str(tmp_path / "schemas"))
+    assert written.returncode == 0
+    swap = tmp_path / "schemas" / "request" / "customer_binding.json"
+    assert json.loads(swap.read_text(encoding="utf-8"))["title"] == "request/customer_binding"

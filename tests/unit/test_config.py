@@ -12,6 +12,8 @@ import pytest
 from bss_stream import config_example, config_source
 from bss_stream.config import Config, Engine, Mqtt, Queries, SetupFiles, Sink, read_secret
 from bss_stream.errors import ConfigError
+from bss_stream.odoo.from_config import connection
+from bss_stream.roles import wanted_roles
 from bss_stream.setup import packaged_markets, packaged_models
 from bss_stream.validation import Secret
 
@@ -438,3 +440,44 @@ def test_the_example_file_has_every_setting() -> None:
         if isinstance(default, tuple):
             found = tuple(found)
         assert found == ("here" if default is None else default), path
+
+
+ODOO_SET = """
+[odoo]
+url = "https://odoo.example.net"
+username = "bss"
+api_key_file = "/run/secrets/odoo"
+"""
+
+
+def test_an_odoo_is_wanted_where_it_is_named(tmp_path: Path) -> None:
+    assert "odoo" not in wanted_roles(Config())
+    config = load(tmp_path, ODOO_SET, BSS_ODOO__SUBSCRIPTION__FIELDS='{"status": "x_state"}')
+    assert wanted_roles(config)[-1] == "odoo"
+    assert config.group("odoo") == "bss-odoo"
+    assert config.odoo.subscription.fields == {"status": "x_state"}
+    key = tmp_path / "key"
+    key.write_text(f"{PASSWORD}\n")
+    with_key = load(tmp_path, ODOO_SET, BSS_ODOO__API_KEY_FILE=str(key))
+    assert with_key.odoo_key().reveal() == PASSWORD
+    assert PASSWORD not in repr(connection(with_key))
+
+
+@pytest.mark.parametrize(
+    ("toml", "fault"),
+    [
+        ('[odoo]\nurl = "https://u:p@odoo"', "$.odoo.url"),
+        ('[odoo]\nurl = "https://odoo"', "$.odoo.api_key_file: not set"),
+        ('[odoo]\nurl = "https://odoo"', "$.odoo.username: not set"),
+        ('[odoo]\nurl = "http://odoo"\nca_file = "ca"', "expected https, as $.odoo.ca_file"),
+        ('[odoo.payment]\nfields = {plan_id = "x_p"}', "payment_id is missing"),
+        ('[odoo.invoice]\nfields = {id = "id"}', "subscription_state is missing"),
+        ("[odoo.usage]\nfields = {}", "$.odoo.usage.fields: {}"),
+        ('[odoo.usage]\nfields = {colour = "x_c"}', "expected one of"),
+        ('[odoo.usage]\nfields = {used = "X Used"}', "a technical name"),
+        ('[odoo.subscription]\nkey = "a.b"', "or nothing"),
+        ('[odoo.subscription]\nkey = ""', "plan_id is missing"),
+    ],
+)
+def test_what_is_wrong_with_an_odoo_is_said(tmp_path: Path, toml: str, fault: str) -> None:
+    assert any(fault in line for line in faults(tmp_path, toml))

@@ -1,6 +1,7 @@
 """The wire contract: recorded requests of clients, and what clients accept for an answer.
 
-The bodies in contract/*.json are played in the order of their names, on one plan.
+The bodies in the package's contract/examples/recorded are played in the order of their names, on
+one plan.
 """
 
 import json
@@ -11,10 +12,13 @@ from typing import Any
 import orjson
 import pytest
 
+import bss_stream
 from bss_stream.frames import OutboxKind, OutboxMessage
 from bss_stream.testing import Playground
 
-RECORDED = sorted((Path(__file__).parent / "contract").glob("*.json"))
+RECORDED = sorted(
+    (Path(bss_stream.__file__).parent / "contract" / "examples" / "recorded").glob("*.json")
+)
 PLAN_ID = "3f7b2c9e-plan-lome-0042"
 
 SUCCESS_SIGNALS = {

@@ -7,6 +7,7 @@ import pytest
 from bss_stream import _engine
 from bss_stream.bridge import BridgeCounters
 from bss_stream.counters import RoleCounters, Sample
+from bss_stream.odoo.counters import OdooCounters
 from bss_stream.processor import ENDINGS, Ending, ProcessorCounters
 from bss_stream.publisher import PublisherCounters
 from bss_stream.queries.loop import QueriesCounters
@@ -20,6 +21,16 @@ EVEN: list[RoleCounters] = [
     ),
     PublisherCounters(owed=3, published=2, refused=Counter(publish_refused=1)),
     SinkCounters(records=6, entries=3, duplicates=2, rejects=Counter(undecodable=1)),
+    OdooCounters(
+        records=10,
+        written=Counter(payment=2, usage=3),
+        refused=Counter(usage=1),
+        no_billing=3,
+        unchanged=1,
+        queries=2,
+        answers=Counter(ok=1),
+        in_hand=1,
+    ),
     QueriesCounters(received=3, answers=Counter(ok=1, unknown_plan=1), in_hand=1),
 ]
 

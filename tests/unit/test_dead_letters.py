@@ -1,5 +1,6 @@
 """Dead letters told apart, and the commands that show and replay them."""
 
+import asyncio
 import json
 import time
 from datetime import UTC, datetime
@@ -11,7 +12,8 @@ import typer
 
 from bss_stream import topic_table, topics
 from bss_stream.cli.dead_letters import moment_ms
-from bss_stream.dead_letters import Filter, Letter, Rules, Standing
+from bss_stream.clock import epoch_ms
+from bss_stream.dead_letters import Filter, Letter, ReplayDesk, Rules, Standing
 from bss_stream.dead_letters.letters import correlation_id
 from bss_stream.dead_letters.replay import judge
 from bss_stream.frames import decode_signal
@@ -175,7 +177,31 @@ async def test_the_log_has_one_owner(tmp_path: Path) -> None:
     finally:
         await log.close()
     assert (listed.returncode, replayed.returncode) == (0, 1)
-    assert "in use by process" in replayed.stderr
+    assert "took no replay by" in replayed.stderr
+
+
+async def test_who_has_the_log_replays_for_others(tmp_path: Path) -> None:
+    directory = tmp_path / "bss-data" / "log"
+    await written(directory)
+    listed = cli("dead-letters", "list", "--reason", "unknown_plan", "--json", cwd=tmp_path)
+    (first,) = (one["id"] for one in json_lines(listed.stdout))
+    log = EmbeddedLog(directory, partitions=4)
+    await log.open()
+    desk = ReplayDesk(log, directory, "bss-replay", epoch_ms)
+    (directory / "replay.sock").touch()  # As a process that died leaves it.
+    await desk.open()
+    try:
+        assert (directory / "replay.sock").stat().st_mode & 0o777 == 0o600
+        command = ("dead-letters", "replay", first, "--yes", "--json")
+        done = await asyncio.to_thread(cli, *command, cwd=tmp_path)
+        again = await asyncio.to_thread(cli, *command, cwd=tmp_path)
+    finally:
+        await desk.close()
+        await log.close()
+    assert json_lines(done.stdout)[0]["standing"] == "replayed", done.stderr
+    assert (done.returncode, again.returncode) == (0, 1)
+    assert json_lines(again.stdout)[0]["why"] == "it has been replayed 1 times"
+    assert not (directory / "replay.sock").exists()
 
 
 def test_no_log_no_letters(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import pytest
 from bss_stream.bridge import BridgeCounters
 from bss_stream.counters import BATCHES, Distribution, RoleCounters, Sample
 from bss_stream.observe import metrics
+from bss_stream.odoo.counters import OdooCounters
 from bss_stream.processor import ProcessorCounters
 from bss_stream.publisher import PublisherCounters
 from bss_stream.queries.loop import QueriesCounters
@@ -31,6 +32,7 @@ COUNTERS: dict[Role, type[RoleCounters]] = {
     "publisher": PublisherCounters,
     "sink": SinkCounters,
     "queries": QueriesCounters,
+    "odoo": OdooCounters,
 }
 
 

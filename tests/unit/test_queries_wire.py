@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bss_stream import _engine
+from bss_stream.client.echo import read_echo
 from bss_stream.echo import ECHO_PROPERTIES
 from bss_stream.mqtt.messages import Received
 from bss_stream.queries import wire
@@ -16,6 +17,7 @@ from bss_stream.queries.wire import (
     SEQ_MAX,
     Balance,
     Nearby,
+    PaymentStatus,
     Query,
     Reading,
     Rejection,
@@ -23,10 +25,10 @@ from bss_stream.queries.wire import (
     SwapHistory,
 )
 from bss_stream.setup.documents import is_id
-from bss_stream.simulate.echoes import read_echo
 
 HISTORY = "emit/uxi/rider/plan/p-1/swap_history"
 BALANCE = "emit/uxi/rider/plan/p-1/balance"
+STATUS = "emit/uxi/rider/plan/p-1/payment_status"
 NEARBY = "emit/uxi/rider/stations/nearby"
 NOW_MS = 1_795_552_200_123
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -59,6 +61,10 @@ def body(fields: dict[str, Any] | None = None, **changes: Any) -> bytes:
     ("topic", "data", "expected"),
     [
         (HISTORY, {}, SwapHistory("p-1", 20, SEQ_MAX)),
+        (STATUS, {}, PaymentStatus("p-1", None)),
+        (STATUS, {"payment_id": "odoo:7:invoice:9"}, PaymentStatus("p-1", "odoo:7:invoice:9")),
+        (STATUS, {"payment_id": "a\nb"}, Rejection("bad_id", "data.payment_id")),
+        (STATUS, {"payment_id": 7}, Rejection("wrong_type", "data.payment_id")),
         (HISTORY, {"limit": 100, "before": 17}, SwapHistory("p-1", 100, 17)),
         (HISTORY, {"limit": None, "before": SEQ_MAX}, SwapHistory("p-1", 20, SEQ_MAX)),
         (BALANCE, {}, Balance("p-1")),
@@ -222,7 +228,8 @@ def test_a_refusal_says_why_and_what_can_be_done(reason: str, signal: str) -> No
 
 
 def test_echoes_go_to_the_plan_s_topic() -> None:
-    for topic, query in ((HISTORY, "swap_history"), (BALANCE, "balance")):
+    plans = ((HISTORY, "swap_history"), (BALANCE, "balance"), (STATUS, "payment_status"))
+    for topic, query in plans:
         echo = wire.answered(read(topic, body()), {}, NOW_MS)
         assert echo.topic == f"echo/abs/rider/plan/p-1/{query}"
 
@@ -244,6 +251,8 @@ def test_shared_or_not_the_same_topics_are_subscribed_to() -> None:
         "emit/uxi/operator/station/+/report",
         "emit/uxi/manager/fleet/+/report",
     ]
+    status = wire.subscriptions("bss-odoo", wire.PAYMENT_FILTERS)
+    assert [one.filter for one in status] == [f"$share/bss-odoo/{STATUS.replace('p-1', '+')}"]
     shared = [one.filter for one in wire.subscriptions("bss-queries")]
     assert shared == [f"$share/bss-queries/{name}" for name in plain]
 

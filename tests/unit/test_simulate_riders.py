@@ -1,11 +1,13 @@
 """What a rider expects follows from the terms, the count and what identify_customer told."""
 
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
-from bss_stream.simulate.echoes import ServicePlan, ServiceState
+from bss_stream.client.echo import ServicePlan
+from bss_stream.contract.echoes import ServiceState
 from bss_stream.simulate.network import ServiceTerms, Terms
 from bss_stream.simulate.riders import OK, Phase, Rider
 
@@ -27,7 +29,10 @@ def _wire(service: ServiceTerms) -> float:
 
 
 def told(*services: tuple[str, float, float], battery: str | None = None) -> ServicePlan:
-    states = tuple(ServiceState(name, used, quota, battery) for name, used, quota in services)
+    states = tuple(
+        ServiceState(name, Decimal(str(used)), Decimal(str(quota)), battery)
+        for name, used, quota in services
+    )
     return ServicePlan(payment_state="CURRENT", service_states=states)
 
 

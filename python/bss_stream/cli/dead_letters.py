@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bss_stream import dead_letters, topic_table
+from bss_stream import dead_letters
 from bss_stream.cli import running
 from bss_stream.cli.options import ConfigPath
 from bss_stream.clock import epoch_ms
 from bss_stream.config import Config
-from bss_stream.dead_letters import Filter, Judgement, Listing, Rules, Standing, Verdict
-from bss_stream.roles import open_log
-from bss_stream.setup.compile import Limits
+from bss_stream.dead_letters import Filter, Judgement, Listing, Order, Rules, Standing, Verdict
+from bss_stream.dead_letters.letters import printable
+from bss_stream.roles import readable_log, replay_letters
 
 LIST_MAX: Final = 10_000
 DETAIL_SHOWN_MAX: Final = 80
@@ -77,8 +77,8 @@ def list_command(
 
 
 async def _list(config: Config, wanted: Filter, limit: int) -> Listing:
-    async with running.readable_log(config) as log:
-        return await dead_letters.newest(log, wanted, _rules(), limit)
+    async with readable_log(config) as log:
+        return await dead_letters.newest(log, wanted, Rules.present(epoch_ms()), limit)
 
 
 @app.command()
@@ -109,14 +109,14 @@ def show(
 
 
 async def _show(config: Config, wanted: Filter) -> tuple[Verdict | None, bytes]:
-    async with running.readable_log(config) as log:
+    async with readable_log(config) as log:
         ((partition, _),) = wanted.places
         if partition >= log.partitions:
             return None, b""
         found = [letter async for letter in dead_letters.letters(log, partition, wanted)]
         if not found:
             return None, b""
-        judgement = await dead_letters.judged(log, wanted, _rules())
+        judgement = await dead_letters.judged(log, wanted, Rules.present(epoch_ms()))
         return judgement.verdicts[0], found[0].body.raw
 
 
@@ -139,13 +139,17 @@ def replay(
 ) -> None:
     """Bring signals once more to the engine, oldest first; each replay is on record.
 
-    With the embedded log the platform must not run meanwhile, since the log has one owner.
+    On the embedded log, which has one owner, the platform is asked to if it runs.
     """
     loaded = Config.load(config)
     wanted = _filter(letters or (), reason, since, until, entity, topic)
     if wanted.says_nothing:
         raise typer.BadParameter("say which: ids, --reason, --since, --until, --entity or --topic")
-    judgement = running.run(_replay(loaded, wanted, _rules(again), limit, note, yes))
+    if yes:
+        order = Order(wanted=wanted, again=again, limit=limit, note=note)
+        judgement = running.run(replay_letters(loaded, order))
+    else:
+        judgement = running.run(_judged(loaded, wanted, Rules.present(epoch_ms(), again=again)))
     if as_json:
         _print_json(map(_described, judgement.verdicts))
     else:
@@ -158,20 +162,9 @@ def _is_done(verdict: Verdict, yes: bool) -> bool:
     return verdict.standing is Standing.KEPT if not yes else verdict.why == dead_letters.NOW
 
 
-async def _replay(
-    config: Config, wanted: Filter, rules: Rules, limit: int, note: str, yes: bool
-) -> Judgement:
-    # A log that is not there must not be made by looking for letters in it.
-    async with running.readable_log(config) as readable:
-        if not yes:
-            return await dead_letters.judged(readable, wanted, rules)
-    log = await open_log(config)
-    try:
-        return await dead_letters.replay(
-            log, config.replay_id, wanted, rules, limit=limit, note=note
-        )
-    finally:
-        await log.close()
+async def _judged(config: Config, wanted: Filter, rules: Rules) -> Judgement:
+    async with readable_log(config) as readable:
+        return await dead_letters.judged(readable, wanted, rules)
 
 
 def _tell(judgement: Judgement, limit: int, yes: bool) -> None:
@@ -184,17 +177,6 @@ def _tell(judgement: Judgement, limit: int, yes: bool) -> None:
         out.print(f"{min(done, limit)} would be replayed: --yes does it")
     if judgement.more:
         out.print("there are more: only the oldest were looked at")
-
-
-def _rules(again: bool = False) -> Rules:
-    limits = Limits()
-    return Rules(
-        table=topic_table.load(),
-        now_ms=epoch_ms(),
-        age_ms_max=limits.skew_past_ms,
-        dedupe_window_ms=limits.dedupe_window_ms,
-        again=again,
-    )
 
 
 def _filter(
@@ -269,14 +251,8 @@ def _described(verdict: Verdict) -> dict[str, Any]:
 
 
 def _raw(raw: bytes, as_hex: bool) -> dict[str, str]:
-    """The bytes as text if that is harmless on a terminal, else in hexadecimal."""
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        as_hex = True
-    if as_hex or not all(part.isprintable() for part in re.split(r"[\n\t]", text)):
-        return {"raw_hex": raw.hex(" ", 2)}
-    return {"raw_text": text}
+    text = None if as_hex else printable(raw)
+    return {"raw_hex": raw.hex(" ", 2)} if text is None else {"raw_text": text}
 
 
 def _print_json(objects: Iterable[dict[str, Any]]) -> None:

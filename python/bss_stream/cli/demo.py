@@ -13,8 +13,7 @@ from rich.live import Live
 from bss_stream.cli import running, view
 from bss_stream.config import Bridge, Config, EmbeddedLog, Log, Mqtt
 from bss_stream.errors import MqttError
-from bss_stream.mqtt.messages import MqttSettings
-from bss_stream.roles import Platform, mqtt_settings
+from bss_stream.roles import Platform, mqtt_settings, mqtt_tls_files
 from bss_stream.setup import compile_setup
 from bss_stream.simulate import SimulationConfig, SimulatorProcess, Snapshot
 from bss_stream.sink.store import open_ledger_store
@@ -62,9 +61,10 @@ async def demo(options: DemoOptions, console: Console) -> bool:
         with running.stop_signals(stop):
             async with Platform(config) as platform:
                 broker = mqtt_settings(config, "simulate", platform.broker)
-                last = await _watch(
-                    platform.setup, broker, simulation, options.duration_s, stop, console, platform
+                riders = SimulatorProcess(
+                    platform.setup, broker, simulation, duration_s=options.duration_s
                 )
+                last = await _watch(riders, stop, console, platform)
                 await platform.drain()
                 return await _conclude(platform, last, console)
 
@@ -79,26 +79,24 @@ async def simulate(
 ) -> bool:
     """Run simulated riders against a broker; whether every answer was one that was due."""
     setup = compile_setup(config.load_setup())
-    broker = mqtt_settings(config, "simulate", None)
+    broker, tls = mqtt_settings(config, "simulate", None), mqtt_tls_files(config.mqtt)
+    riders = SimulatorProcess(setup, broker, simulation, tls=tls, duration_s=duration_s)
     stop = asyncio.Event()
     with running.stop_signals(stop):
-        last = await _watch(setup, broker, simulation, duration_s, stop, console, None)
+        last = await _watch(riders, stop, console, None)
     console.print(view.summary(last))
     return last is not None and last.unexpected_total == 0
 
 
 async def _watch(
-    setup: bytes,
-    broker: MqttSettings,
-    simulation: SimulationConfig,
-    duration_s: float | None,
+    riders: SimulatorProcess,
     stop: asyncio.Event,
     console: Console,
     platform: Platform | None,
 ) -> Snapshot | None:
     last: Snapshot | None = None
     stopping = asyncio.create_task(stop.wait())
-    async with SimulatorProcess(setup, broker, simulation, duration_s=duration_s) as simulator:
+    async with riders as simulator:
 
         def end(task: asyncio.Task[bool]) -> None:
             if not task.cancelled():

@@ -9,13 +9,15 @@ from rich.console import Console
 
 from bss_stream import __version__, diagram, logs, topic_table
 from bss_stream._engine import check_model
+from bss_stream.cli import console as console_command
+from bss_stream.cli import contract as contract_command
 from bss_stream.cli import coverage as coverage_command
-from bss_stream.cli import dead_letters, report, running
+from bss_stream.cli import dead_letters, odoo, report, running
 from bss_stream.cli import demo as demo_command
 from bss_stream.cli.options import ConfigPath
 from bss_stream.config import Config, Logging
 from bss_stream.errors import BssStreamError, ConfigError
-from bss_stream.roles import LOG_ROLES, MQTT_ROLES, ROLES, Role
+from bss_stream.roles import LOG_ROLES, MQTT_ROLES, Role, wanted_roles
 from bss_stream.setup import compile_setup, packaged_models
 from bss_stream.simulate import SimulationConfig
 from bss_stream.stories import Library
@@ -36,6 +38,8 @@ config_app = typer.Typer(help="The configuration.", no_args_is_help=True)
 app.add_typer(model_app, name="model")
 app.add_typer(config_app, name="config")
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(contract_command.app, name="contract")
+app.add_typer(odoo.app, name="odoo-refused")
 app.add_typer(report.app, name="report")
 
 out = Console(soft_wrap=True)
@@ -102,8 +106,8 @@ def demo(
 
 @app.command()
 def run(config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False) -> None:
-    """All roles in one process."""
-    _run_roles(config, ROLES, instance, verbose)
+    """All roles in one process; Odoo's if the configuration names an Odoo."""
+    _run_roles(config, None, instance, verbose)
 
 
 @app.command()
@@ -136,14 +140,30 @@ def query(config: ConfigPath = None, instance: Instance = None, verbose: Verbose
     _run_roles(config, ("queries",), instance, verbose)
 
 
+@app.command("odoo")
+def odoo_adapter(
+    config: ConfigPath = None, instance: Instance = None, verbose: Verbose = False
+) -> None:
+    """Ledgers and life cycles to Odoo; payment states from there, by query and reconciliation."""
+    _run_roles(config, ("odoo",), instance, verbose)
+
+
+@app.command()
+def console(config: ConfigPath = None, verbose: Verbose = False) -> None:
+    """The operators' web pages: live figures, stations, fleets, plans, ledger, dead letters."""
+    loaded = Config.load(config)
+    _set_up_logging(loaded.logging, verbose)
+    running.run(console_command.console(loaded))
+
+
 def _run_roles(
-    path: Path | None, roles: tuple[Role, ...], instance: str | None, verbose: bool
+    path: Path | None, roles: tuple[Role, ...] | None, instance: str | None, verbose: bool
 ) -> None:
     config = Config.load(path)
     _set_up_logging(config.logging, verbose)
-    if roles != ROLES:
+    if roles is not None:
         _refuse_alone(config, roles[0])
-    running.run(running.run_roles(config, roles, instance))
+    running.run(running.run_roles(config, roles or wanted_roles(config), instance))
 
 
 def _refuse_alone(config: Config, role: Role) -> None:
@@ -153,6 +173,8 @@ def _refuse_alone(config: Config, role: Role) -> None:
         faults.append(f'$.log.backend: "embedded": the {role} alone needs "kafka"; or use `run`')
     if config.mqtt.embedded and role in MQTT_ROLES:
         faults.append(f"$.mqtt.embedded: true: the {role} alone needs a broker; or use `run`")
+    if role == "odoo" and config.odoo.url is None:
+        faults.append("$.odoo.url: not set, expected where Odoo is")
     if faults:
         raise ConfigError(faults)
 

@@ -5,7 +5,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,10 +15,9 @@ from bss_stream import audit as auditing
 from bss_stream.audit_report import AuditReport
 from bss_stream.config import Config
 from bss_stream.errors import BssStreamError, ConfigError
-from bss_stream.log.embedded import EmbeddedLog
 from bss_stream.log.protocol import ReadableLog
 from bss_stream.observe.server import observed
-from bss_stream.roles import ROLES, Platform, Role, open_log
+from bss_stream.roles import ROLES, Platform, Role, readable_log
 from bss_stream.setup import compile_setup
 from bss_stream.sink.store import open_ledger_store
 from bss_stream.tracing import OFF, Tracing
@@ -50,11 +49,17 @@ def stop_signals(stop: asyncio.Event) -> Any:
     names = (signal.SIGINT, signal.SIGTERM)
     try:
         for name in names:
-            loop.add_signal_handler(name, stop.set)
+            if sys.platform == "win32":  # whose loops know no signals
+                signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
+            else:
+                loop.add_signal_handler(name, stop.set)
         yield
     finally:
         for name in names:
-            loop.remove_signal_handler(name)
+            if sys.platform == "win32":
+                signal.signal(name, signal.SIG_DFL)
+            else:
+                loop.remove_signal_handler(name)
 
 
 def tracing(config: Config, roles: tuple[Role, ...], instance: str | None) -> Tracing:
@@ -113,21 +118,6 @@ async def _reload(platform: Platform) -> None:
         logger.error("the set-up stays as it was: %s", error)
     else:
         logger.warning("the set-up was read again")
-
-
-@contextlib.asynccontextmanager
-async def readable_log(config: Config) -> AsyncIterator[ReadableLog]:
-    """The log that a configuration names, to be read, also while the platform runs."""
-    log: ReadableLog
-    if config.log.backend == "embedded":
-        log = EmbeddedLog.read_only(config.log_directory)
-        await log.open()
-    else:
-        log = await open_log(config)
-    try:
-        yield log
-    finally:
-        await log.close()
 
 
 async def audit(config: Config, *, drained: bool, states: bool) -> AuditReport:

@@ -1,5 +1,6 @@
 """Dead letters where they stand in the log, with what can be told of the signals in them."""
 
+import re
 from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -139,6 +140,15 @@ def with_replays(letter: Letter, replayed: Counter[int]) -> Letter:
     """A letter that knows how often it has been replayed."""
     count = replayed.get(letter.offset, 0)
     return replace(letter, replays=count) if count else letter
+
+
+def printable(raw: bytes) -> str | None:
+    """A record's bytes as text if that is harmless to show, else None."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if all(part.isprintable() for part in re.split(r"[\n\t]", text)) else None
 
 
 def _letter(partition: int, offset: int, key: bytes, value: bytes) -> Letter:

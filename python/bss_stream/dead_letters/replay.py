@@ -10,7 +10,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import msgspec
 
@@ -37,7 +37,8 @@ from bss_stream.frames import (
     encode_signal,
 )
 from bss_stream.log.protocol import Chunk, Log, ReadableLog
-from bss_stream.topic_table import CLEAN_ID, TopicTable
+from bss_stream.setup.compile import Limits
+from bss_stream.topic_table import CLEAN_ID, TopicTable, load
 
 CANDIDATES_MAX: Final = 10_000
 CANDIDATES_BYTES_MAX: Final = 64 * 1024 * 1024
@@ -122,6 +123,18 @@ class Rules:
     dedupe_window_ms: int
     again: bool = False
     """Whether what has been replayed, or has come again, may be replayed all the same."""
+
+    @classmethod
+    def present(cls, now_ms: int, *, again: bool = False) -> Self:
+        """The program's own topic table and limits."""
+        limits = Limits()
+        return cls(
+            table=load(),
+            now_ms=now_ms,
+            age_ms_max=limits.skew_past_ms,
+            dedupe_window_ms=limits.dedupe_window_ms,
+            again=again,
+        )
 
     def may_repeat(self, target: "Target") -> bool:
         """Only plans have ledgers, which prove that nothing of it was applied."""

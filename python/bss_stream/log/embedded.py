@@ -1,6 +1,6 @@
 """The embedded log: the log protocol on one SQLite file, for one process and no server."""
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -8,7 +8,8 @@ from pathlib import Path
 from bss_stream.clock import epoch_ms
 from bss_stream.errors import LogError
 from bss_stream.log.embedded_consumer import EmbeddedConsumer
-from bss_stream.log.embedded_store import Store, load_topics, replay
+from bss_stream.log.embedded_follow import follow
+from bss_stream.log.embedded_store import Store, load_extent, load_topics, replay
 from bss_stream.log.groups import Group
 from bss_stream.log.protocol import (
     Chunk,
@@ -48,7 +49,7 @@ class EmbeddedLog:
 
     @staticmethod
     def read_only(directory: Path) -> "EmbeddedReader":
-        """The log as another process may see it, also while its owner runs: replay only."""
+        """The log as another process may see it, also while its owner runs."""
         return EmbeddedReader(directory)
 
     async def open(self) -> None:
@@ -206,13 +207,27 @@ class EmbeddedReader:
     def replay(self, topic: str, partition: int, start: int = 0) -> AsyncIterator[Fetched]:
         """Every committed record of a partition from `start` to its present end, then stop."""
         part = TopicPartition(topic, partition)
+        return replay(self._path, self._readers, part, self._stream(part), start)
+
+    async def extent(self, topic: str, partition: int) -> Extent:
+        """Where a partition begins and ends by now. Raises LogError."""
+        stream = self._stream(TopicPartition(topic, partition))
+        return Extent("", *await load_extent(self._path, self._readers, stream))
+
+    def follow(self, starts: Offsets) -> AsyncGenerator[Fetched, None]:
+        """Records of these partitions from these offsets on, as the log's owner commits them."""
+        streams = {part: self._stream(part) for part in starts}
+        return follow(self._path, self._readers, streams, starts)
+
+    def _stream(self, part: TopicPartition) -> int:
         stream = self._streams.get(part)
         if stream is None:
             raise LogError(
-                f"the log {self._path} has no {topic}/{partition}: it has {self.partitions} "
-                f"partitions of {', '.join(sorted({part.topic for part in self._streams}))}"
+                f"the log {self._path} has no {part.topic}/{part.partition}: it has "
+                f"{self.partitions} partitions of "
+                f"{', '.join(sorted({part.topic for part in self._streams}))}"
             )
-        return replay(self._path, self._readers, part, stream, start)
+        return stream
 
     async def close(self) -> None:
         """End the reading thread."""

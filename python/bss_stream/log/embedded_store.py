@@ -326,3 +326,17 @@ async def load_topics(path: Path, readers: ThreadPoolExecutor) -> dict[TopicPart
                 connection.close()
 
     return await asyncio.get_running_loop().run_in_executor(readers, load)
+
+
+async def load_extent(path: Path, readers: ThreadPoolExecutor, stream: int) -> tuple[int, int]:
+    """Where a partition of a log that another process may own begins and ends."""
+
+    def load() -> tuple[int, int]:
+        with explained(path, "read"):
+            connection = connect_reader(path)
+            try:
+                return load_bounds(connection, stream)
+            finally:
+                connection.close()
+
+    return await asyncio.get_running_loop().run_in_executor(readers, load)

@@ -1,14 +1,21 @@
 """The Kafka log: the log protocol on an Apache Kafka cluster, for any number of processes."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from bss_stream import topics
 from bss_stream.errors import LogError
 from bss_stream.log.kafka_client import KafkaOptions, ensure_topics
 from bss_stream.log.kafka_consumer import KafkaConsumer
+from bss_stream.log.kafka_follow import follow
 from bss_stream.log.kafka_producer import KafkaAppender, KafkaTransactionalProducer
 from bss_stream.log.kafka_replay import extent, replay
-from bss_stream.log.protocol import Extent, Fetched, RebalanceListener, TopicPartition
+from bss_stream.log.protocol import (
+    Extent,
+    Fetched,
+    Offsets,
+    RebalanceListener,
+    TopicPartition,
+)
 
 __all__ = ["KafkaLog", "KafkaOptions"]
 
@@ -54,6 +61,10 @@ class KafkaLog:
     async def extent(self, topic: str, partition: int) -> Extent:
         """Where a partition begins, and its last stable offset. Raises LogError."""
         return await extent(self._options, self._part(topic, partition))
+
+    def follow(self, starts: Offsets) -> AsyncGenerator[Fetched, None]:
+        """Committed records of these partitions from these offsets on, as they come."""
+        return follow(self._options, {self._part(*part): start for part, start in starts.items()})
 
     def _part(self, topic: str, partition: int) -> TopicPartition:
         if topic not in topics.ALL or not 0 <= partition < self.partitions:

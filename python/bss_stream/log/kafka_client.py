@@ -75,6 +75,9 @@ class KafkaOptions:
     """Tells this process from the others of its groups, over restarts: given, they keep its
     partitions for it until session_timeout_ms is over."""
 
+    cloudevents: bool = False
+    """Whether records say as headers what event they are."""
+
     topic_prefix: str = ""
     """Put before every topic, group and transactional id: several logs on one cluster."""
 

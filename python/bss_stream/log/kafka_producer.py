@@ -35,8 +35,8 @@ ABORT_TIMEOUT_S: Final = 2.0
 ROUND_BYTES_MAX: Final = 8 * 1024 * 1024
 """How much of what waits at an appender goes out together."""
 
-RECORD_OVERHEAD_BYTES: Final = 256
-"""A batch's and a record's own fields, with room to spare."""
+RECORD_OVERHEAD_BYTES: Final = 768
+"""A batch's and a record's own fields and headers, with room to spare."""
 
 
 def check_chunk(chunk: Chunk, partitions: int) -> None:
@@ -64,7 +64,13 @@ class _Producer:
         self._options = options
         self._role = role
         self._requests = KafkaRequests(options, role)
-        self.writes = IdempotentProducer(self._requests, transactional_id)
+        events = self._event if options.cloudevents else None
+        self.writes = IdempotentProducer(self._requests, transactional_id, events)
+
+    def _event(self, part: Any) -> tuple[str, str]:
+        """The source of a partition's events, and what their types begin with."""
+        topic = part.topic.removeprefix(self._options.topic_prefix)
+        return f"/{part.topic}/{part.partition}", topic
 
     async def open(self) -> None:
         """Connect and get a producer id. Raises LogError."""

@@ -7,7 +7,7 @@ offsets beside them; then it ends.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
@@ -49,9 +49,17 @@ class IdempotentProducer:
     """One life of a producer id, up to its first failure: then nothing more can be written to a
     partition of which a batch was refused, and another one has to be opened."""
 
-    def __init__(self, requests: KafkaRequests, transactional_id: str | None = None) -> None:
+    def __init__(
+        self,
+        requests: KafkaRequests,
+        transactional_id: str | None = None,
+        events: Callable[[Any], tuple[str, str]] | None = None,
+    ) -> None:
+        """With `events`, which knows a partition's CloudEvents source and what its types begin
+        with, records have CloudEvents headers."""
         self._requests = requests
         self._id = transactional_id
+        self._events = events
         self._producer = (-1, -1)
         self._sequences: dict[Any, int] = {}
         self.ends: dict[Any, int] = {}
@@ -92,6 +100,7 @@ class IdempotentProducer:
             transactional=self._id is not None,
             timestamp_ms=epoch_ms(),
             bytes_max=BATCH_BYTES_MAX,
+            events=None if self._events is None else self._events(part),
         )
         self._sequences[part] = sequence_after(first, sum(records for records, _ in batches))
         return deque(batches)

@@ -4,7 +4,7 @@ Records travel in chunks (rust/engine/src/core/chunk.rs): `_engine.pack` and `_e
 convert. Every topic of one log has the same number of partitions.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
@@ -163,6 +163,20 @@ class ReadableLog(Protocol):
 
     async def close(self) -> None:
         """Let the log go."""
+
+
+class FollowableLog(ReadableLog, Protocol):
+    """What whoever looks on needs: a log to be read from anywhere, and then as it grows."""
+
+    async def extent(self, topic: str, partition: int) -> Extent:
+        """Where a partition begins and ends by now. Raises LogError."""
+
+    def follow(self, starts: Offsets) -> AsyncGenerator[Fetched, None]:
+        """Every committed record of these partitions from these offsets on, then what comes.
+
+        In no consumer group, so nobody is disturbed and nothing kept back. It ends by being
+        closed. Raises LogError.
+        """
 
 
 class Log(ReadableLog, Protocol):

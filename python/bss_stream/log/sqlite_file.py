@@ -5,9 +5,9 @@ of a partition is the last row's last offset, which is why neither retention nor
 removes a partition's newest row.
 """
 
-import fcntl
 import os
 import sqlite3
+import sys
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
@@ -16,8 +16,13 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple
 
 from bss_stream._engine import pack, unpack
-from bss_stream.errors import LogError
+from bss_stream.errors import LogError, LogInUseError
 from bss_stream.log.protocol import Fetched, TopicPartition
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
 
 Durability = Literal["power", "process"]
 """What a commit survives: a power cut (an fsync each), or only the end of the process."""
@@ -26,6 +31,8 @@ LAYOUT: Final = 1
 FILE: Final = "log.sqlite3"
 LOCK: Final = "lock"
 BUSY_WAIT_S: Final = 5.0
+_LOCKED_BYTE: Final = 4096
+"""Of the lock file on Windows, where nobody reads what is locked: far behind the text."""
 READ_BYTES_MAX: Final = 8 * 1024 * 1024
 """A read, of one partition or of several, stops after the chunk that passes this, however many
 records were asked for."""
@@ -111,18 +118,18 @@ class Lock:
     """The lock that keeps a second process away from a log's directory."""
 
     def __init__(self, directory: Path) -> None:
-        """Take the lock. Raises LogError naming the holder when another has it."""
+        """Take the lock. Raises LogInUseError naming the holder when another has it."""
         path = directory / LOCK
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:
             raise LogError(f"cannot open the lock file {path}: {error}") from error
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._file)
         except OSError as error:
             holder = os.read(self._file, 20).decode("ascii", "replace").strip() or "unknown"
             os.close(self._file)
-            raise LogError(
+            raise LogInUseError(
                 f"the log {directory} is in use by process {holder} (it holds {path}): "
                 "stop that process or give this one a directory of its own"
             ) from error
@@ -132,6 +139,18 @@ class Lock:
     def release(self) -> None:
         """Let others have the log; closing the file drops the lock."""
         os.close(self._file)
+
+
+def _lock(file: int) -> None:
+    """Lock an open file, or raise OSError at once; its holder's text can be read all the same."""
+    if sys.platform == "win32":
+        os.lseek(file, _LOCKED_BYTE, os.SEEK_SET)
+        try:
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        finally:
+            os.lseek(file, 0, os.SEEK_SET)
+    else:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def connect_writer(path: Path, durability: Durability) -> sqlite3.Connection:

@@ -162,6 +162,35 @@ COUNTED: Final[Mapping[Role, Mapping[str, Metric]]] = {
         ),
         "batch_requests": _histogram("bss_queries_batch_requests", "Requests in a batch."),
     },
+    "odoo": {
+        "records": _counter("bss_odoo_records", "Records of the log that are settled."),
+        "written": _counter("bss_odoo_written", "Records that Odoo has taken.", "kind"),
+        "refused": _counter(
+            "bss_odoo_refused", "Records that Odoo will never take as they are.", "kind"
+        ),
+        "no_billing": _counter(
+            "bss_odoo_no_billing", "Entries that are none of Odoo's business, and plans gone."
+        ),
+        "unchanged": _counter("bss_odoo_unchanged", "States that say what Odoo has already."),
+        "queries": _counter("bss_odoo_queries", "Payment status queries."),
+        "answers": _counter(
+            "bss_odoo_answers", "Queries by outcome: ok, or why there is no answer.", "outcome"
+        ),
+        "in_hand": _gauge("bss_odoo_queries_in_hand", "Queries that are not answered yet."),
+        "echoes_refused": _counter(
+            "bss_odoo_echoes_refused", "Echoes that the broker did not take."
+        ),
+        "invoices": _counter(
+            "bss_odoo_invoices",
+            "Paid invoices looked at, by what the ledgers say: applied, missed, replayed, "
+            "ambiguous or unusable.",
+            "outcome",
+        ),
+        "rounds": _counter("bss_odoo_rounds", "Rounds of reconciliation."),
+        "batches": _counter("bss_odoo_batches", "Batches settled."),
+        "unavailable": _counter("bss_odoo_failures", "Attempts that found Odoo away or busy."),
+        "rejoined": _counter("bss_odoo_rejoined", "Times that the group was joined again."),
+    },
 }
 """Every field of every role's counters."""
 

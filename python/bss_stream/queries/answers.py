@@ -15,6 +15,7 @@ from bss_stream.queries.wire import (
     Balance,
     FleetReport,
     Nearby,
+    PaymentStatus,
     Reading,
     Rejection,
     StationReport,
@@ -80,6 +81,8 @@ def _found(
             return balance(view, catalogue, reading.request.plan_id)
         case Nearby():
             return nearby(view, catalogue, reading.request)
+        case PaymentStatus():
+            raise FrameError("the ledger database does not know what Odoo does")
         case StationReport(location_id):
             return _station(view, catalogue.network, location_id, now_ms)
         case FleetReport(fleet_id):

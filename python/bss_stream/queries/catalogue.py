@@ -83,6 +83,10 @@ class Catalogue:
             raise ConfigError([f"service {service_id!r} of the ledger is not in the set-up"])
         return service
 
+    def service_names(self) -> dict[str, str]:
+        """Every service's name, by id."""
+        return {service_id: service.name for service_id, service in self._services.items()}
+
     def digits(self, currency: str) -> int:
         """A currency's decimals. Raises ConfigError for one that no market has."""
         digits = self._currency_digits.get(currency)

@@ -19,10 +19,10 @@ PAYMENT_KINDS: Final = tuple(
 )
 """What a customer has paid; a reversal takes such a payment back."""
 
-_SWAP_KINDS: Final = ("quota_used", "late_issue")
+SWAP_KINDS: Final = ("quota_used", "late_issue")
 """An entry of these stands for a battery that went out."""
 
-_KINDS: Final = (*_SWAP_KINDS, "quota_shortfall", "overage_charge", *PAYMENT_KINDS)
+_KINDS: Final = (*SWAP_KINDS, "quota_shortfall", "overage_charge", *PAYMENT_KINDS)
 
 _ROWS_PER_SWAP: Final = 4
 """How many entries of these kinds a swap has, mostly: what is read in one go."""
@@ -132,7 +132,7 @@ def _swaps(view: ReadView, asked: SwapHistory) -> Iterator[list[Entry]]:
     for _, entries in groupby(_back(view, asked), attrgetter("source")):
         swap = list(entries)
         # The entry at `before` ended the last page, and so did the rest of its swap.
-        if swap[0].seq != asked.before and any(entry.kind in _SWAP_KINDS for entry in swap):
+        if swap[0].seq != asked.before and any(entry.kind in SWAP_KINDS for entry in swap):
             yield swap
 
 
@@ -147,7 +147,7 @@ def _back(view: ReadView, asked: SwapHistory) -> Iterator[Entry]:
 
 
 def _swap(catalogue: Catalogue, entries: Sequence[Entry]) -> dict[str, object]:
-    issue = next(entry for entry in entries if entry.kind in _SWAP_KINDS)
+    issue = next(entry for entry in entries if entry.kind in SWAP_KINDS)
     digits = catalogue.digits(issue.currency)
     is_late = any(entry.kind == "late_issue" for entry in entries)
     # Only a swap that was asked for beforehand takes what was held for it.

@@ -1,6 +1,6 @@
 """Queries on the wire: topics, envelope, echoes, and what makes a query a bad one."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -31,6 +31,8 @@ class Query(StrEnum):
     SWAP_HISTORY = "swap_history"
     BALANCE = "balance"
     NEARBY = "nearby"
+    PAYMENT_STATUS = "payment_status"
+    """Answered by the Odoo adapter; the others out of the ledger database."""
     STATION_REPORT = "station_report"
     FLEET_REPORT = "fleet_report"
 
@@ -46,10 +48,14 @@ FILTERS: Final = (
     "emit/uxi/manager/fleet/+/report",
 )
 
+_OF_PLANS: Final = (Query.SWAP_HISTORY, Query.BALANCE, Query.PAYMENT_STATUS)
 
-def subscriptions(group: str | None) -> list[Subscription]:
+PAYMENT_FILTERS: Final = ("emit/uxi/rider/plan/+/payment_status",)
+
+
+def subscriptions(group: str | None, filters: Sequence[str] = FILTERS) -> list[Subscription]:
     """What queries come in on, shared with the members of `group` if there is one."""
-    plain = [Subscription(name) for name in FILTERS]
+    plain = [Subscription(name) for name in filters]
     return plain if group is None else [one.shared(group) for one in plain]
 
 
@@ -69,7 +75,7 @@ class Route(NamedTuple):
 def route(topic: str) -> Route | None:
     """None for a topic that is no query's, or has an id that can stand in no echo's topic."""
     match topic.split("/"):
-        case ["emit", "uxi", "rider", "plan", plan_id, "swap_history" | "balance" as name]:
+        case ["emit", "uxi", "rider", "plan", plan_id, name] if name in _OF_PLANS:
             return Route(Query(name), plan_id) if is_id(plan_id) else None
         case ["emit", "uxi", "rider", "stations", "nearby"]:
             return Route(Query.NEARBY, None)
@@ -104,6 +110,14 @@ class Nearby(NamedTuple):
     fleet_id: str | None
 
 
+class PaymentStatus(NamedTuple):
+    """What Odoo knows of a plan's payments, the newest first."""
+
+    plan_id: str
+    payment_id: str | None
+    """This one alone."""
+
+
 class StationReport(NamedTuple):
     """How a station stands."""
 
@@ -124,7 +138,7 @@ class Rejection(NamedTuple):
     detail: str = ""
 
 
-Request = SwapHistory | Balance | Nearby | StationReport | FleetReport
+Request = SwapHistory | Balance | Nearby | PaymentStatus | StationReport | FleetReport
 
 
 class Reading(NamedTuple):
@@ -168,6 +182,14 @@ class _ReportEnvelope(_Envelope, frozen=True):
     data: _NoData | None = None
 
 
+class _PaymentStatusData(msgspec.Struct, frozen=True):
+    payment_id: str | None = None
+
+
+class _PaymentStatusEnvelope(_Envelope, frozen=True):
+    data: _PaymentStatusData | None = None
+
+
 class _NearbyData(msgspec.Struct, frozen=True):
     lat: float | None = None
     lon: float | None = None
@@ -187,6 +209,7 @@ _DECODERS: Final[dict[Query, msgspec.json.Decoder[Any]]] = {
     Query.SWAP_HISTORY: msgspec.json.Decoder(_SwapHistoryEnvelope),
     Query.BALANCE: msgspec.json.Decoder(_BalanceEnvelope),
     Query.NEARBY: msgspec.json.Decoder(_NearbyEnvelope),
+    Query.PAYMENT_STATUS: msgspec.json.Decoder(_PaymentStatusEnvelope),
     Query.STATION_REPORT: msgspec.json.Decoder(_ReportEnvelope),
     Query.FLEET_REPORT: msgspec.json.Decoder(_ReportEnvelope),
 }
@@ -260,6 +283,8 @@ def _request(route: Route, envelope: Any) -> Request | Rejection:
     about = route.id or ""
     if route.query is Query.BALANCE:
         return Balance(about)
+    if route.query is Query.PAYMENT_STATUS:
+        return _payment_status(about, envelope.data or _PaymentStatusData())
     if route.query is Query.STATION_REPORT:
         return StationReport(about)
     if route.query is Query.FLEET_REPORT:
@@ -272,6 +297,12 @@ def _request(route: Route, envelope: Any) -> Request | Rejection:
     if not 1 <= before <= SEQ_MAX:
         return _out_of_range("data.before", 1, SEQ_MAX)
     return SwapHistory(about, limit, before)
+
+
+def _payment_status(plan_id: str, data: _PaymentStatusData) -> PaymentStatus | Rejection:
+    if data.payment_id is not None and not _is_clean(data.payment_id):
+        return Rejection("bad_id", "data.payment_id")
+    return PaymentStatus(plan_id, data.payment_id)
 
 
 def _nearby(data: _NearbyData) -> Request | Rejection:

@@ -121,11 +121,11 @@ class ArmSimulator:
 
     def _report(self, report: StockReport) -> Message:
         self._reports += 1
-        correlation = f"{self._run}-stock-{self._reports:010d}".encode()
+        correlation = f"{self._run}-stock-{self._reports:010d}"
         stamp = self._stamp(epoch_ms())
         return Message(
             topic=f"emit/arm/station/{report.location_id}/stock",
             payload=bodies.stock(stamp, correlation, report),
             qos=self._qos,
-            correlation=correlation,
+            correlation=correlation.encode(),
         )

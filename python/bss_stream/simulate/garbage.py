@@ -8,6 +8,7 @@ from enum import StrEnum
 from random import Random
 from typing import Final, NamedTuple
 
+from bss_stream.contract.requests import Actor, CustomerBinding, IdentifyCustomer
 from bss_stream.simulate import bodies
 from bss_stream.simulate.bodies import Stamp
 
@@ -77,14 +78,12 @@ def spoil(
     self_service = random.random() < 0.5 or garbage is Garbage.MISSING_FIELD
     kind = "service" if self_service else "attendant"
     action = "customer_binding" if self_service else "identify_customer"
-    at = station.encode()
-    good = bodies.envelope(
+    good = bodies.request(
         stamp(wall_ms + shift_ms.get(garbage, 0)),
-        inside.encode(),
-        correlation.encode(),
-        b"customer" if self_service else b"attendant",
-        b"sim-garbage",
-        bodies.binding(at, b"any-fleet", None) if self_service else bodies.identify(b"qr", at),
+        inside,
+        correlation,
+        Actor(type="customer" if self_service else "attendant", id="sim-garbage"),
+        CustomerBinding(station, "any-fleet") if self_service else IdentifyCustomer("qr", station),
     )
     return Spoiled(f"emit/uxi/{kind}/plan/{named}/{action}", _spoiled(garbage, good, random))
 

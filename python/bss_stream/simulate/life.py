@@ -7,9 +7,9 @@ a refusal replaces the list by what a person would do: pay, renew, ask again, or
 from random import Random
 from typing import Final
 
+from bss_stream.client.echo import Echo
 from bss_stream.simulate.arm import ArmDecisions, HandOver
 from bss_stream.simulate.config import SimulationConfig
-from bss_stream.simulate.echoes import Echo
 from bss_stream.simulate.network import Network
 from bss_stream.simulate.requests import Fault, Request, RequestBuilder
 from bss_stream.simulate.riders import LEAVING, OK, Account, Channel, Kind, Phase, Rider
@@ -185,18 +185,18 @@ class Life:
             energy_steps = _more_than_left(rider)
         request.energy_steps = energy_steps
         expected = rider.expect_swap(energy_steps)
-        fields = None
+        paid = None
         if request.kind is Kind.PAID_SWAP:
             short = rider.short(energy_steps) or rider.accounts
             payment = self.builder.payment(request, short[0])
             if payment is not None:
-                fields = payment.fields
+                paid = payment.data
                 if len(short) == 1 and short[0].has_room(payment.units):
                     expected = expected - {"quota_exhausted"} | OK
                 else:
                     expected = expected | OK
         request.expected = _with_visit(request.fault, expected, visit)
-        self.builder.service(request, wall_ms, new=new, energy_steps=energy_steps, payment=fields)
+        self.builder.service(request, wall_ms, new=new, energy_steps=energy_steps, payment=paid)
         return True
 
     def _make_self_service(self, request: Request, visit: Visit, wall_ms: int) -> bool:
@@ -213,7 +213,7 @@ class Life:
         for account in rider.short(None) or rider.accounts:
             payment = self.builder.payment(request, account)
             if payment is not None:
-                self.builder.top_up(request, wall_ms, payment.fields)
+                self.builder.top_up(request, wall_ms, payment.data)
                 return
         # Nothing of this plan has a price by the unit: only a renewal brings quota.
         rider.todo = (Kind.RENEW, *rider.todo[1:])

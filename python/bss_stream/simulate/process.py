@@ -5,27 +5,32 @@ closing it ends the run. The child writes one line of JSON a report to its stand
 """
 
 import asyncio
+import contextlib
 import gc
+import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import Final, Self
 
 import msgspec
 
-from bss_stream.errors import BssStreamError, ConfigError, MqttError
+from bss_stream.errors import BssStreamError, MqttError
 from bss_stream.mqtt.messages import MqttSettings
 from bss_stream.simulate.config import SimulationConfig
 from bss_stream.simulate.simulation import Simulation, check_run
 from bss_stream.simulate.tally import Snapshot
+from bss_stream.tls import ClientFiles
 
 _LINE_BYTES_MAX: Final = 8 * 1024 * 1024
 _STOP_TIMEOUT_S: Final = 15.0
+_STDIN: Final = 0
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What a child is asked to do. The broker is reached without TLS."""
+    """What a child is asked to do."""
 
     setup: msgspec.Raw
     host: str
@@ -33,6 +38,7 @@ class Job(msgspec.Struct, frozen=True):
     client_id: str
     username: str | None
     password: str | None
+    tls: ClientFiles | None
     config: SimulationConfig
     duration_s: float | None
     plans_done: int | None
@@ -50,7 +56,8 @@ class SimulatorProcess:
     """A child process that runs one simulation: an asynchronous context manager.
 
     Arguments are those of Simulation and its `run`; a snapshot comes every `interval_s`.
-    Raises ConfigError for what Simulation refuses, and for a broker with TLS.
+    `tls` are the files of a broker with TLS: the child makes its own context of them.
+    Raises ConfigError for what Simulation refuses.
     """
 
     def __init__(
@@ -59,13 +66,13 @@ class SimulatorProcess:
         broker: MqttSettings,
         config: SimulationConfig,
         *,
+        tls: ClientFiles | None = None,
         duration_s: float | None = None,
         plans_done: int | None = None,
         interval_s: float = 1.0,
     ) -> None:
         check_run(setup, config)
-        if broker.tls is not None:
-            raise ConfigError(["simulation: a process of its own reaches its broker without TLS"])
+        assert (broker.tls is None) == (tls is None), "a context, and the files that it is made of"
         self._job = Job(
             # Models stand in the setup as they stand in their files, with line ends in them.
             msgspec.Raw(msgspec.json.format(setup, indent=-1)),
@@ -74,6 +81,7 @@ class SimulatorProcess:
             broker.client_id,
             broker.username,
             broker.password,
+            tls,
             config,
             duration_s,
             plans_done,
@@ -136,26 +144,28 @@ class SimulatorProcess:
         raise BssStreamError(f"the simulator process ended with code {await process.wait()}")
 
 
-async def _serve(job: Job, stdin: asyncio.StreamReader) -> None:
+async def _serve(job: Job) -> None:
     broker = MqttSettings(
         host=job.host,
         port=job.port,
         client_id=job.client_id,
         username=job.username,
         password=job.password,
+        tls=None if job.tls is None else job.tls.context(),
     )
     simulation = Simulation(bytes(job.setup), broker, job.config)
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, simulation.stop)
+    if sys.platform != "win32":
+        loop.add_signal_handler(signal.SIGTERM, simulation.stop)
     # Ctrl-C reaches the whole process group; the parent decides when the run ends.
-    loop.add_signal_handler(signal.SIGINT, lambda: None)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     reporter = asyncio.create_task(_report(simulation, job.interval_s))
-    watcher = asyncio.create_task(_stop_with_parent(simulation, stdin))
+    watcher = threading.Thread(target=_stop_with_parent, args=(loop, simulation), daemon=True)
+    watcher.start()
     try:
         final = await simulation.run(job.duration_s, plans_done=job.plans_done)
     finally:
         reporter.cancel()
-        watcher.cancel()
     _write(_Report(snapshot=final, final=True))
 
 
@@ -172,9 +182,15 @@ async def _report(simulation: Simulation, interval_s: float) -> None:
             frozen = True
 
 
-async def _stop_with_parent(simulation: Simulation, stdin: asyncio.StreamReader) -> None:
-    await stdin.read()
-    simulation.stop()
+def _stop_with_parent(loop: asyncio.AbstractEventLoop, simulation: Simulation) -> None:
+    """A thread, as a pipe cannot be read otherwise on every system.
+
+    It reads past sys.stdin, whose lock it would hold when the process ends.
+    """
+    while os.read(_STDIN, 1):
+        pass
+    with contextlib.suppress(RuntimeError):  # the run has ended before, and its loop with it
+        loop.call_soon_threadsafe(simulation.stop)
 
 
 def _write(report: _Report) -> None:
@@ -183,11 +199,9 @@ def _write(report: _Report) -> None:
 
 
 async def _main() -> int:
-    stdin = asyncio.StreamReader(limit=_LINE_BYTES_MAX)
-    protocol = asyncio.StreamReaderProtocol(stdin)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
+    job = await asyncio.to_thread(sys.stdin.buffer.readline)
     try:
-        await _serve(msgspec.json.decode(await stdin.readline(), type=Job), stdin)
+        await _serve(msgspec.json.decode(job, type=Job))
     except BssStreamError as error:
         _write(_Report(error=str(error), is_mqtt_error=isinstance(error, MqttError)))
         return 1

@@ -4,6 +4,20 @@ from enum import StrEnum
 from random import Random
 from typing import Final, NamedTuple
 
+from msgspec import UNSET, Struct
+from msgspec.structs import asdict
+
+from bss_stream.contract.requests import (
+    Actor,
+    CustomerBinding,
+    IdentifyCustomer,
+    InitializeStates,
+    OdooSync,
+    PaymentAndService,
+    PaymentData,
+    ServiceData,
+    ServicePayment,
+)
 from bss_stream.simulate import bodies
 from bss_stream.simulate.arm import HandOver
 from bss_stream.simulate.bodies import Stamp
@@ -13,6 +27,8 @@ from bss_stream.simulate.riders import OK, Account, Channel, Kind, Rider
 _DURATION_MIN_S, _DURATION_MAX_S = 20, 240
 _TOP_UP_SWAPS: Final = (3, 10)
 _TOP_UP_KWH: Final = (10, 40)
+_ODOO: Final = Actor(type="system", id="odoo")
+_APP: Final = Actor(type="system", id="rider-app")
 
 
 class Fault(StrEnum):
@@ -76,9 +92,9 @@ class Request:
 
 
 class Payment(NamedTuple):
-    """The payment fields of a request, and the units of the wire that they pay for."""
+    """The payment of a request, and the units of the wire that it pays for."""
 
-    fields: bytes
+    data: PaymentData
     units: int
 
 
@@ -110,29 +126,30 @@ class RequestBuilder:
         market = self._markets[rider.terms.market]
         rider.invoices += 1
         amounts = {Kind.SYNC: rider.terms.first_payment_minor, Kind.RENEW: rider.terms.fee_minor}
-        data = bodies.sync(
-            rider.number,
-            rider.number * 1_000 + rider.invoices,
-            b"closed" if request.kind is Kind.CANCEL else b"in_progress",
-            market.currency.encode(),
-            bodies.money(amounts.get(request.kind, 0), market.currency_digits),
-            rider.terms.template_id.encode(),
-            rider.customer,
+        data = OdooSync(
+            odoo_subscription_id=rider.number,
+            odoo_invoice_id=rider.number * 1_000 + rider.invoices,
+            odoo_payment_state="paid",
+            odoo_subscription_state="closed" if request.kind is Kind.CANCEL else "in_progress",
+            odoo_currency_id=market.currency,
+            odoo_amount_total=bodies.money(amounts.get(request.kind, 0), market.currency_digits),
+            template_id=rider.terms.template_id,
+            customer_id=rider.customer,
         )
         request.topic = f"emit/odo/subscription/plan/{rider.plan_id}/sync"
-        self._fill(request, wall_ms, b"system", b"odoo", data)
+        self._fill(request, wall_ms, _ODOO, data)
 
     def initialize(self, request: Request, wall_ms: int) -> None:
         """The first request for a plan's service states."""
         request.topic = f"emit/uxi/service/plan/{request.rider.plan_id}/initialize_states"
-        self._fill(request, wall_ms, b"system", b"rider-app", bodies.initialize())
+        self._fill(request, wall_ms, _APP, InitializeStates())
 
     def identify(self, request: Request, wall_ms: int) -> None:
         """An attendant identifies the rider."""
         rider = request.rider
         request.topic = f"emit/uxi/attendant/plan/{rider.plan_id}/identify_customer"
-        data = bodies.identify(rider.customer, request.location.encode())
-        self._fill(request, wall_ms, b"attendant", self._attendant(request), data)
+        data = IdentifyCustomer(rider.customer, request.location)
+        self._fill(request, wall_ms, _attendant(request), data)
 
     def service(
         self,
@@ -141,36 +158,33 @@ class RequestBuilder:
         *,
         new: str | None,
         energy_steps: int,
-        payment: bytes | None = None,
+        payment: PaymentData | None = None,
     ) -> None:
         """A swap, an issue or a return at a staffed station."""
         rider = request.rider
-        old = rider.battery.encode() if rider.battery is not None else None
         duration_s = int(self._random.uniform(_DURATION_MIN_S, _DURATION_MAX_S))
-        data = bodies.service(
-            request.location.encode(),
-            old,
-            new.encode() if new is not None else None,
-            energy_steps,
-            duration_s,
-            payment,
+        handed_over = ServiceData(
+            old_battery_id=rider.battery or UNSET,
+            new_battery_id=new or UNSET,
+            energy_transferred=bodies.kwh(energy_steps),
+            service_duration=duration_s,
         )
+        data = PaymentAndService(request.location, handed_over, payment or UNSET)
         request.topic = f"emit/uxi/attendant/plan/{rider.plan_id}/payment_and_service"
-        self._fill(request, wall_ms, b"attendant", self._attendant(request), data)
+        self._fill(request, wall_ms, _attendant(request), data)
 
     def binding(self, request: Request, wall_ms: int) -> None:
         """A swap or an issue at a self-service station."""
         rider = request.rider
-        returned = rider.battery.encode() if rider.battery is not None else None
-        data = bodies.binding(request.location.encode(), rider.fleet.encode(), returned)
+        data = CustomerBinding(request.location, rider.fleet, rider.battery or UNSET)
         request.topic = f"emit/uxi/service/plan/{rider.plan_id}/customer_binding"
-        self._fill(request, wall_ms, b"customer", rider.customer, data)
+        self._fill(request, wall_ms, _customer(rider), data)
 
-    def top_up(self, request: Request, wall_ms: int, payment: bytes) -> None:
+    def top_up(self, request: Request, wall_ms: int, payment: PaymentData) -> None:
         """A payment without a swap."""
         request.topic = f"emit/abs/bss/payment/{request.rider.plan_id}/service_payment"
-        data = bodies.service_payment(payment)
-        self._fill(request, wall_ms, b"customer", request.rider.customer, data)
+        data = ServicePayment(**asdict(payment))
+        self._fill(request, wall_ms, _customer(request.rider), data)
 
     def payment(self, request: Request, account: Account) -> Payment | None:
         """A payment for whole units of a service; None when it has no price.
@@ -184,25 +198,23 @@ class RequestBuilder:
         units = self._random.randrange(low, high)
         units += -units % price.denominator
         digits = self._markets[request.rider.terms.market].currency_digits
-        fields = bodies.payment_fields(
-            account.terms.service_id.encode(),
-            bodies.money(int(units * price), digits),
-            b"pay-" + request.correlation.encode(),
-            "TOP_UP",
+        data = PaymentData(
+            service_id=account.terms.service_id,
+            payment_amount=bodies.money(int(units * price), digits),
+            payment_reference=f"pay-{request.correlation}",
+            payment_method="MPESA",
+            payment_type="TOP_UP",
         )
-        return Payment(fields, units)
+        return Payment(data, units)
 
-    def _attendant(self, request: Request) -> bytes:
-        return b"attendant-" + request.location.encode()
+    def _fill(self, request: Request, wall_ms: int, actor: Actor, data: Struct) -> None:
+        stamp, plan_id = self._stamp(wall_ms), request.rider.plan_id
+        request.payload = bodies.request(stamp, plan_id, request.correlation, actor, data)
 
-    def _fill(
-        self, request: Request, wall_ms: int, actor: bytes, actor_id: bytes, data: bytes
-    ) -> None:
-        request.payload = bodies.envelope(
-            self._stamp(wall_ms),
-            request.rider.plan,
-            request.correlation.encode(),
-            actor,
-            actor_id,
-            data,
-        )
+
+def _attendant(request: Request) -> Actor:
+    return Actor(type="attendant", id=f"attendant-{request.location}")
+
+
+def _customer(rider: Rider) -> Actor:
+    return Actor(type="customer", id=rider.customer)

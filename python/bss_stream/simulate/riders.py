@@ -7,8 +7,9 @@ and the count, or it is unexpected.
 from enum import StrEnum
 from typing import Final
 
+from bss_stream.client.echo import INFINITE_FROM, ServicePlan
+from bss_stream.contract.echoes import ServiceState
 from bss_stream.simulate.arm import HandOver
-from bss_stream.simulate.echoes import INFINITE_FROM, ServicePlan, ServiceState
 from bss_stream.simulate.network import ServiceTerms, Terms
 
 OK: Final = frozenset({"ok"})
@@ -114,7 +115,6 @@ class Rider:
         "paid",
         "payment_state",
         "phase",
-        "plan",
         "plan_id",
         "seat",
         "swaps",
@@ -127,8 +127,7 @@ class Rider:
     def __init__(self, number: int, run: str, terms_index: int, terms: Terms, fleet: str) -> None:
         self.number = number
         self.plan_id = f"plan-{run}-{number:07d}"
-        self.plan = self.plan_id.encode()
-        self.customer = f"cust-{run}-{number:07d}".encode()
+        self.customer = f"cust-{run}-{number:07d}"
         self.terms = terms
         self.terms_index = terms_index
         self.fleet = fleet

@@ -12,6 +12,7 @@ from typing import Final
 
 from msgspec import DecodeError
 
+from bss_stream.client.echo import read_echo
 from bss_stream.clock import epoch_ms
 from bss_stream.errors import ConfigError
 from bss_stream.mqtt.client import MqttClient
@@ -19,7 +20,6 @@ from bss_stream.mqtt.messages import Message, MqttSettings, Received, Subscripti
 from bss_stream.simulate.arm import ArmDecisions
 from bss_stream.simulate.arm_client import ArmSimulator
 from bss_stream.simulate.config import SimulationConfig, check_config
-from bss_stream.simulate.echoes import read_echo
 from bss_stream.simulate.network import Network, read_network
 from bss_stream.simulate.publisher import Publisher, first_mqtt_error
 from bss_stream.simulate.tally import Latency, Snapshot, StockLevel, Unexpected, summarize

@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 
 from msgspec.structs import asdict
 
+from bss_stream.client.echo import Echo
 from bss_stream.simulate.arm import ArmDecisions
 from bss_stream.simulate.config import SimulationConfig
-from bss_stream.simulate.echoes import Echo
 from bss_stream.simulate.garbage import KINDS, REASONS, Garbage, spoil
 from bss_stream.simulate.life import SILENCE, SWAPS, Life, is_metered
 from bss_stream.simulate.network import Network

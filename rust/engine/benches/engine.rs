@@ -1,7 +1,7 @@
 //! What the pure crate costs, without an interpreter: steps of the machines, reading a request,
 //! and a staffed swap from its record to every record that follows.
 
-use bss_engine::core::{chunk, fsm::Model, time::write_rfc3339};
+use bss_engine::core::{chunk, cloudevents, fsm::Model, record_batch, time::write_rfc3339};
 use bss_engine::engine::{Engine, Input};
 use bss_engine::swap::request;
 use bss_engine::swap::vocabulary::{Cycle, External, Fundamental, PLAN};
@@ -248,5 +248,47 @@ fn swaps(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, machines, steps, reading, swaps);
+/// Kafka's batches out of the records of a shard's swaps: ledger entries, echoes and signals.
+fn batches(c: &mut Criterion) {
+    let mut data = Vec::new();
+    for n in 0..BATCH {
+        let frame = format!(
+            "1\techo\t1\t0\t300\tc-{n}\techo/abs/plan-{n}\n{}",
+            swap_payload(n, 1, 0)
+        );
+        let entry = format!(
+            "{{\"v\":1,\"entry_id\":\"plan-0-{n}-0\",\"plan_id\":\"plan-{n}\",\"seq\":1,\
+             \"kind\":\"quota_used\",\"rest\":\"{}\"}}",
+            "x".repeat(400)
+        );
+        for value in [frame, entry] {
+            chunk::push(
+                &mut data,
+                format!("plan-{n}").as_bytes(),
+                Some(value.as_bytes()),
+            );
+        }
+    }
+    let writer = record_batch::Writer {
+        producer_id: 4_711,
+        producer_epoch: 3,
+        base_sequence: 0,
+        transactional: true,
+        timestamp_ms: START_MS,
+    };
+    let events = cloudevents::Attributes {
+        source: "/bss.ledger.service/3",
+        kind: "bss.ledger.service",
+    };
+    let mut group = c.benchmark_group("record batches");
+    group.throughput(Throughput::Elements(2 * BATCH as u64));
+    for (name, events) in [("bare", None), ("with CloudEvents headers", Some(events))] {
+        group.bench_function(name, |b| {
+            b.iter(|| record_batch::write(black_box(&data), writer, events, 512 * 1024));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, machines, steps, reading, swaps, batches);
 criterion_main!(benches);

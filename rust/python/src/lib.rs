@@ -1,6 +1,7 @@
 //! `bss_stream._engine`: the binding of `bss-engine`. It converts between Python and bytes and
 //! holds no rule of its own.
 
+use bss_engine::core::cloudevents::Attributes;
 use bss_engine::core::{chunk, frame, partition, record_batch};
 use bss_engine::engine::{self, EngineError, Input};
 use bss_engine::swap::event::Event;
@@ -106,7 +107,10 @@ fn byte_after(data: &Bound<'_, PyAny>, records: usize) -> PyResult<usize> {
 
 /// A chunk's records as Kafka record batches: how many records each has, and its bytes.
 #[pyfunction]
-#[pyo3(signature = (data, *, producer, base_sequence, transactional, timestamp_ms, bytes_max))]
+#[pyo3(signature = (
+    data, *, producer, base_sequence, transactional, timestamp_ms, bytes_max, events = None
+))]
+#[expect(clippy::too_many_arguments, reason = "keywords in Python")]
 fn write_batches<'py>(
     py: Python<'py>,
     data: &Bound<'py, PyAny>,
@@ -115,6 +119,7 @@ fn write_batches<'py>(
     transactional: bool,
     timestamp_ms: i64,
     bytes_max: usize,
+    events: Option<(String, String)>,
 ) -> PyResult<Vec<(u32, Bound<'py, PyBytes>)>> {
     let writer = record_batch::Writer {
         producer_id: producer.0,
@@ -125,7 +130,12 @@ fn write_batches<'py>(
     };
     let chunk = PyChunk::of(data)?;
     let batches = py
-        .detach(|| record_batch::write(chunk.bytes(), writer, bytes_max))
+        .detach(|| {
+            let events = events
+                .as_ref()
+                .map(|(source, kind)| Attributes { source, kind });
+            record_batch::write(chunk.bytes(), writer, events, bytes_max)
+        })
         .map_err(|e| PyValueError::new_err(e.to_string()))?;
     Ok(batches
         .into_iter()
@@ -224,6 +234,35 @@ fn events() -> Vec<(&'static str, &'static str)> {
     Event::all()
         .map(|event| (event.kind().name(), event.name()))
         .collect()
+}
+
+/// Every reason's code and the signal by which clients know it.
+#[pyfunction]
+fn reason_signals() -> Vec<(&'static str, &'static str)> {
+    reason::Reason::all()
+        .map(|r| (r.code(), r.signal()))
+        .collect()
+}
+
+/// Where the answers to events go: the event, the topic with its entity's id in braces.
+#[pyfunction]
+fn echo_topics() -> Vec<(&'static str, String)> {
+    Event::all()
+        .flat_map(|event| event.echo_topics().iter().map(move |topic| (event, topic)))
+        .map(|(event, (prefix, suffix))| {
+            let id = event.kind().id_field();
+            (event.name(), format!("{prefix}{{{id}}}{suffix}"))
+        })
+        .collect()
+}
+
+/// What a plan's machines are called, and the fundamental signals that they see.
+#[pyfunction]
+fn fundamental_signals() -> (Vec<&'static str>, Vec<&'static str>) {
+    (
+        vocabulary::PLAN.cycles.to_vec(),
+        vocabulary::PLAN.signals.to_vec(),
+    )
 }
 
 /// The topics of the log, by index.
@@ -644,6 +683,9 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(topic_names, m)?)?;
     m.add_function(wrap_pyfunction!(events, m)?)?;
     m.add_class::<Census>()?;
+    m.add_function(wrap_pyfunction!(reason_signals, m)?)?;
+    m.add_function(wrap_pyfunction!(echo_topics, m)?)?;
+    m.add_function(wrap_pyfunction!(fundamental_signals, m)?)?;
     m.add_class::<Coverage>()?;
     m.add_class::<Engine>()?;
     m.add_class::<Router>()?;

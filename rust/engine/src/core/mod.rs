@@ -1,6 +1,7 @@
 //! Domain-free machinery: nothing in here may know what a battery is.
 
 pub mod chunk;
+pub mod cloudevents;
 pub mod codec;
 pub mod coverage;
 pub mod decimal;

@@ -5,6 +5,7 @@
 //! compressed are refused, since every writer of the log's topics is one of ours.
 
 use super::chunk::{self, ChunkError, Records};
+use super::cloudevents::{Attributes, Headers};
 use std::fmt;
 
 /// Bytes of a batch before its first record.
@@ -17,8 +18,10 @@ const MAGIC: u8 = 2;
 const COMPRESSION_MASK: i16 = 0x07;
 const TRANSACTIONAL: i16 = 0x10;
 const CONTROL: i16 = 0x20;
-/// A record's own fields at their longest: length, attributes, two deltas, two lengths, no headers.
+/// A record's own fields at their longest: length, attributes, two deltas, two lengths.
 const RECORD_FIELDS_BYTES: usize = 32;
+/// A record's headers where it has none: their number.
+const NO_HEADERS: &[u8] = &[0];
 
 /// Who writes, and where its records stand in its sequence for the partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,18 +48,29 @@ pub struct Batch {
 }
 
 /// The records of a chunk in as few batches as they fit into, in order: each holds at most
-/// `bytes_max` bytes, or one record.
+/// `bytes_max` bytes, or one record. With `events` each record says as headers what event it is.
 ///
 /// # Errors
 /// [`ChunkError`] if the chunk breaks off.
-pub fn write(chunk: &[u8], writer: Writer, bytes_max: usize) -> Result<Vec<Batch>, ChunkError> {
+pub fn write(
+    chunk: &[u8],
+    writer: Writer,
+    events: Option<Attributes<'_>>,
+    bytes_max: usize,
+) -> Result<Vec<Batch>, ChunkError> {
     let mut batches = Vec::new();
+    let mut headers = events.map(|attributes| Headers::new(attributes, writer));
     let mut writer = writer;
     let mut data = Vec::new();
     let mut records: u32 = 0;
     for record in Records::new(chunk) {
         let (key, value) = record?;
-        let size = RECORD_FIELDS_BYTES + key.len() + value.map_or(0, <[u8]>::len);
+        let headers = match &mut headers {
+            Some(headers) => headers.of(sequence_after(writer.base_sequence, records), value),
+            None => NO_HEADERS,
+        };
+        let content = key.len() + value.map_or(0, <[u8]>::len) + headers.len();
+        let size = RECORD_FIELDS_BYTES + content;
         if records > 0 && data.len() + size > bytes_max {
             batches.push(close(std::mem::take(&mut data), records, writer));
             writer.base_sequence = sequence_after(writer.base_sequence, records);
@@ -65,7 +79,7 @@ pub fn write(chunk: &[u8], writer: Writer, bytes_max: usize) -> Result<Vec<Batch
         if records == 0 {
             data.resize(HEADER_BYTES, 0);
         }
-        push_record(&mut data, records, key, value);
+        push_record(&mut data, records, key, value, headers);
         records += 1;
     }
     if records > 0 {
@@ -81,13 +95,13 @@ pub fn sequence_after(base_sequence: i32, records: u32) -> i32 {
     i32::try_from(next).unwrap_or_default()
 }
 
-fn push_record(data: &mut Vec<u8>, nth: u32, key: &[u8], value: Option<&[u8]>) {
+fn push_record(data: &mut Vec<u8>, nth: u32, key: &[u8], value: Option<&[u8]>, headers: &[u8]) {
     let body = 1 // attributes
         + varint_len(0)
         + varint_len(i64::from(nth))
         + varint_len(len(key)) + key.len()
         + value.map_or(varint_len(-1), |value| varint_len(len(value)) + value.len())
-        + varint_len(0);
+        + headers.len();
     push_varint(data, i64::try_from(body).unwrap_or(i64::MAX));
     data.push(0);
     push_varint(data, 0);
@@ -101,7 +115,13 @@ fn push_record(data: &mut Vec<u8>, nth: u32, key: &[u8], value: Option<&[u8]>) {
         }
         None => push_varint(data, -1),
     }
-    push_varint(data, 0);
+    data.extend_from_slice(headers);
+}
+
+/// Appends a text with its length before it.
+pub(super) fn push_text(data: &mut Vec<u8>, text: &[u8]) {
+    push_varint(data, len(text));
+    data.extend_from_slice(text);
 }
 
 fn len(bytes: &[u8]) -> i64 {
@@ -320,7 +340,7 @@ fn varint_len(value: i64) -> usize {
     bits.div_ceil(7)
 }
 
-fn push_varint(data: &mut Vec<u8>, value: i64) {
+pub(super) fn push_varint(data: &mut Vec<u8>, value: i64) {
     let mut rest = zigzag(value);
     while rest >= 0x80 {
         data.push((rest & 0x7f) as u8 | 0x80);
@@ -381,7 +401,7 @@ mod tests {
             producer_id,
             ..WRITER
         };
-        write(&chunk, writer, 1 << 20)
+        write(&chunk, writer, None, 1 << 20)
             .expect("a sound chunk")
             .remove(0)
     }
@@ -418,7 +438,7 @@ mod tests {
     #[test]
     fn what_lies_before_the_offset_asked_for_is_left_out() {
         let records: Vec<_> = (0..5u8).map(|n| (vec![n], None)).collect();
-        let batches = write(&chunk_of(&records), WRITER, 1 << 20).expect("a sound chunk");
+        let batches = write(&chunk_of(&records), WRITER, None, 1 << 20).expect("a sound chunk");
         let found = read(&stored(&batches), &[], 3).expect("sound batches");
         assert_eq!((found.offsets, found.next_offset), (vec![3, 4], 5));
     }
@@ -445,9 +465,11 @@ mod tests {
                 0..60,
             ),
             bytes_max in 100usize..4_000,
+            has_headers in any::<bool>(),
         ) {
             let chunk = chunk_of(&records);
-            let batches = write(&chunk, WRITER, bytes_max).expect("a sound chunk");
+            let events = has_headers.then_some(Attributes { source: "/t/0", kind: "t" });
+            let batches = write(&chunk, WRITER, events, bytes_max).expect("a sound chunk");
             for batch in &batches {
                 prop_assert!(batch.data.len() <= bytes_max || batch.records == 1);
             }

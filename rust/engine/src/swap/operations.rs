@@ -5,7 +5,7 @@ use super::event::Event;
 use super::readiness::Equipment;
 use super::reason::{Reason, Rejection};
 use super::request::{Request, require, require_id};
-use super::station::{Station, Stock, known_fleet};
+use super::station::{Station, Stock, known_fleet, remember};
 use super::tally::Tally;
 use super::turn::{Turn, text_field};
 use crate::core::decimal;
@@ -85,7 +85,7 @@ impl Station {
             return Err(Rejection::new(Reason::MissingField, "correlation_id"));
         }
         let id = signal_id(&[event.name(), turn.correlation_id]);
-        if self.answers.outcome(id).is_some() {
+        if self.requests.outcome(id).is_some() {
             turn.repeat(event, Reason::Ok);
             return Ok(Reason::Duplicate);
         }
@@ -95,7 +95,7 @@ impl Station {
             Event::OperatorShift => self.change_shift(turn, request),
             _ => self.take_incident(turn, request),
         }?;
-        self.remember(turn, id, Reason::Ok);
+        remember(&mut self.requests, turn, id, Reason::Ok);
         Ok(Reason::Ok)
     }
 

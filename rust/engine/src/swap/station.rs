@@ -150,8 +150,10 @@ pub struct Station {
     pub(super) stock: Vec<Stock>,
     /// The oldest first.
     pub(super) intents: Vec<Intent>,
-    /// ARM's answers and operators' requests seen lately: MQTT may bring one twice.
+    /// ARM's answers seen lately: MQTT may bring one twice.
     pub(super) answers: Window,
+    /// Operators' requests seen lately, apart: a busy hour's answers must not push them out.
+    pub(super) requests: Window,
     /// Whether the operator has closed it.
     pub is_closed: bool,
     /// How its equipment works.
@@ -259,17 +261,6 @@ impl Station {
         }
         self.day = day;
         self.incidents_today = 0;
-    }
-
-    pub(super) fn remember(&mut self, turn: &Turn<'_>, id: u64, outcome: Reason) {
-        let limits = turn.setup.limits;
-        self.answers.remember(
-            id,
-            outcome as u8,
-            turn.recorded_ms,
-            limits.dedupe_window_ms,
-            limits.dedupe_entries_max,
-        );
     }
 
     /// Applies one event.
@@ -445,7 +436,7 @@ impl Station {
             None => signal_id(&[turn.correlation_id, plan_id]),
         };
         for id in [seen, answered] {
-            self.remember(turn, id, result);
+            remember(&mut self.answers, turn, id, result);
         }
         Ok(result)
     }
@@ -506,6 +497,18 @@ impl Station {
         );
         Ok(Reason::Ok)
     }
+}
+
+/// Notes how a message with this id has ended.
+pub(super) fn remember(window: &mut Window, turn: &Turn<'_>, id: u64, outcome: Reason) {
+    let limits = turn.setup.limits;
+    window.remember(
+        id,
+        outcome as u8,
+        turn.recorded_ms,
+        limits.dedupe_window_ms,
+        limits.dedupe_entries_max,
+    );
 }
 
 pub(super) fn known_fleet(setup: &Setup, request: &Request<'_>) -> Result<u32, Rejection> {

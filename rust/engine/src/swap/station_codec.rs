@@ -38,6 +38,7 @@ impl Station {
             out.uint(shift.incidents);
         }
         self.answers.encode(&mut out);
+        self.requests.encode(&mut out);
     }
 
     /// Reads a station from its state bytes, of this version or an earlier one.
@@ -82,6 +83,9 @@ impl Station {
             station.shift = shift(&mut input)?;
         }
         station.answers = Window::decode(&mut input)?;
+        if version > 1 {
+            station.requests = Window::decode(&mut input)?;
+        }
         input.end()?;
         Ok(station)
     }

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bss_stream.simulate.echoes import Echo, read_echo
+from bss_stream.client.echo import Echo, read_echo
 
 
 def echo(success: bool, signals: list[str], **metadata: Any) -> Echo:

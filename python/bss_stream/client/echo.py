@@ -9,31 +9,11 @@ from typing import Final
 from msgspec import Struct
 from msgspec.json import Decoder
 
-SUCCESS: Final = frozenset(
-    {
-        "SERVICE_COMPLETED",
-        "ASSET_RETURNED",
-        "ASSET_ALLOCATED",
-        "IDEMPOTENT_OPERATION_DETECTED",
-        "CUSTOMER_IDENTIFIED_SUCCESS",
-        "SERVICE_QUOTA_UPDATED",
-        "SERVICE_STATES_INITIALIZED",
-        "ODOO_SYNC_SUCCESS",
-    }
-)
-"""Signals that clients take as success."""
+from bss_stream.contract.echoes import ServiceState
+from bss_stream.contract.fields import SUCCESS
 
 INFINITE_FROM: Final = 100_000
 """Clients read a quota of this many units or more as infinite."""
-
-
-class ServiceState(Struct, frozen=True):
-    """One service of a plan, in the wire's units."""
-
-    service_id: str
-    used: float
-    quota: float
-    current_asset: str | None = None
 
 
 class ServicePlan(Struct, frozen=True, rename="camel"):

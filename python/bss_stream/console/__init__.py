@@ -1,0 +1,1 @@
+"""The operators' console: what the ledger database and the log say, as web pages."""
