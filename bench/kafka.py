@@ -1,11 +1,12 @@
-"""The pipeline on a real Kafka: `python -m bench.kafka [--plans ...] [--rate ...]`.
+"""The pipeline on a real Kafka: a part of `python -m bench.report`.
 
-Records a second of one processor against a bare transactional copy of the same records by aiokafka,
-swaps' latency from rider's publish to rider's echo, and how long a group takes to move its shards.
+Records a second of one processor against a bare transactional copy of the same records by aiokafka.
+How long a group takes to move its shards: `python -m bench.kafka`.
 """
 
 import argparse
 import asyncio
+import shutil
 import sys
 import tempfile
 import time
@@ -16,25 +17,24 @@ from pathlib import Path
 import uvloop
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer  # type: ignore[import-untyped]
 from rich.console import Console
-from rich.table import Table
 
 from bench.brokers import kafka_broker
+from bench.sheet import Sheet, shown
 from bench.traffic import Arrival, City
 from bss_stream import topics
 from bss_stream._engine import pack
-from bss_stream.config import Bridge, Config, Log, Mqtt
-from bss_stream.config import KafkaLog as KafkaConfig
 from bss_stream.log.kafka import KafkaLog, KafkaOptions
 from bss_stream.log.protocol import Chunk
 from bss_stream.processor import Processor, ProcessorSettings
-from bss_stream.roles import Platform, mqtt_settings
 from bss_stream.setup import compile_setup, load_setup
-from bss_stream.simulate import SimulationConfig, SimulatorProcess, Snapshot
 from tests.eventually import eventually
 from tests.integration.processing import GROUP, shard_id
 from tests.logs import KafkaBackend
+from tests.servers.kafka import STAMP, jars_directory
 
 PARTITIONS = 4
+PLANS = 2_000
+REQUESTS = 20_000
 APPEND_RECORDS = 2_000
 BATCH_RECORDS = 5_000
 ROUNDS = 2
@@ -133,11 +133,11 @@ async def copy(bootstrap: str, prefix: str, arrivals: list[Arrival]) -> float:
     return done / taken_s
 
 
-async def throughput(table: Table, bootstrap: str, plans: int, requests: int) -> None:
+async def throughput(sheet: Sheet, bootstrap: str) -> None:
     """Processor against bare copy, of what comes in from outside."""
     setup = compile_setup(load_setup())
-    city = City(setup, plans, partitions=PARTITIONS)
-    everything = [*city.settle(), *city.requests(requests)]
+    city = City(setup, PLANS, partitions=PARTITIONS)
+    everything = [*city.settle(), *city.requests(REQUESTS)]
     arrivals = [arrival for arrival in everything if arrival.external]
     # By turns; the first of each warms the broker up.
     copied: list[float] = []
@@ -146,50 +146,12 @@ async def throughput(table: Table, bootstrap: str, plans: int, requests: int) ->
         copied.append(await copy(bootstrap, f"copy-{nth}", arrivals))
         taken.append(await process(bootstrap, f"process-{nth}", setup, arrivals))
     bare, (outside, everything_s) = max(copied[1:]), max(taken[1:])
-    table.add_row(f"bare aiokafka copy: records/s, best of {ROUNDS}", f"{bare:,.0f}")
-    table.add_row("processor: the same records/s", f"{outside:,.0f}")
-    table.add_row("processor: records/s with those that follow", f"{everything_s:,.0f}")
-    table.add_row("the same records, processor to bare copy", f"{outside / bare:.2f}")
+    sheet.add(f"limit: bare aiokafka copy, best of {ROUNDS}: records", bare)
+    sheet.add("processor on Kafka: the same records", outside, outside / bare, to="its limit")
+    sheet.add("processor on Kafka: records with those that follow", everything_s)
 
 
-async def latency(table: Table, bootstrap: str, rate: float, plans: int, duration_s: float) -> None:
-    """All roles in one process, riders in another."""
-    with tempfile.TemporaryDirectory() as directory:
-        config = Config(
-            data_dir=directory,
-            partitions=PARTITIONS,
-            log=Log(
-                backend="kafka",
-                kafka=KafkaConfig(
-                    bootstrap_servers=(bootstrap,),
-                    replication_factor=1,
-                    min_insync_replicas=1,
-                    topic_prefix="latency.",
-                ),
-            ),
-            mqtt=Mqtt(port=0),
-            bridge=Bridge(linger_ms=1),
-        )
-        simulation = SimulationConfig(rate=rate, plans=plans, joining_rate=max(200.0, rate))
-        last: Snapshot | None = None
-        async with Platform(config) as platform:
-            broker = mqtt_settings(config, "simulate", platform.broker)
-            async with SimulatorProcess(
-                platform.setup, broker, simulation, duration_s=duration_s
-            ) as simulator:
-                async for snapshot in simulator.snapshots():
-                    last = snapshot
-        assert last is not None, "the simulator ended before it reported anything"
-    found = last.swap_latency
-    table.add_row(f"swaps/s at {rate:,.0f} asked for", f"{last.swaps_per_s:,.0f}")
-    table.add_row(
-        "rider's publish to rider's echo, p50, p99, p99.9",
-        ", ".join(f"{ms:.0f}" for ms in (found.p50_ms, found.p99_ms, found.p999_ms)) + " ms",
-    )
-    table.add_row("answers that no rule explains", f"{last.unexpected_total}")
-
-
-async def rebalance(table: Table, bootstrap: str, members: int) -> None:
+async def rebalance(sheet: Sheet, bootstrap: str, members: int) -> None:
     """Until every shard is at work again."""
     setup = compile_setup(load_setup())
     city = City(setup, 200, partitions=PARTITIONS)
@@ -206,22 +168,22 @@ async def rebalance(table: Table, bootstrap: str, members: int) -> None:
             frozenset()
         ) == min(len(group), PARTITIONS)
 
-    async def until_whole() -> str:
+    async def until_whole() -> float:
         started_s = time.monotonic()
         await eventually(whole, IN_VAIN_S)
-        return f"{time.monotonic() - started_s:.2f} s"
+        return time.monotonic() - started_s
 
     join()
-    table.add_row("group of 1: at work", await until_whole())
+    sheet.add("group of 1: at work", await until_whole(), unit=" s")
     join()
-    table.add_row("a second joins", await until_whole())
+    sheet.add("a second joins", await until_whole(), unit=" s")
     for _ in range(members - 2):
         join()
-    table.add_row(f"{members - 2} more join at once", await until_whole())
+    sheet.add(f"{members - 2} more join at once", await until_whole(), unit=" s")
     leaving, task = group.pop(0)
     leaving.stop()
     await task
-    table.add_row("one stops", await until_whole())
+    sheet.add("one stops", await until_whole(), unit=" s")
     while len(group) > 1:
         leaving, task = group.pop(0)
         leaving.stop()
@@ -236,44 +198,38 @@ async def rebalance(table: Table, bootstrap: str, members: int) -> None:
     await eventually(lambda: 0 < len(one.shards) < PARTITIONS, IN_VAIN_S)
     killed.kill()
     await killed.wait()
-    table.add_row(f"one is killed, sessions of {SESSION_MS / 1000:.0f} s", await until_whole())
+    sheet.add(
+        f"one is killed, sessions of {SESSION_MS / 1000:.0f} s", await until_whole(), unit=" s"
+    )
     for one, task in group:
         one.stop()
         await task
 
 
+def is_there() -> bool:
+    """Whether a broker can be started here."""
+    return shutil.which("java") is not None and (
+        shutil.which("mvn") is not None or (jars_directory() / STAMP).is_file()
+    )
+
+
 @asynccontextmanager
-async def _broker() -> AsyncIterator[str]:
+async def one_broker() -> AsyncIterator[str]:
+    """The bootstrap address of a broker of one node."""
     with tempfile.TemporaryDirectory() as directory:
         async with kafka_broker(Path(directory)) as bootstrap:
             yield bootstrap
 
 
-async def main(arguments: argparse.Namespace) -> None:
-    """Measure and print."""
-    table = Table(title=f"one Kafka node, {PARTITIONS} partitions")
-    table.add_column("what")
-    table.add_column("figure", justify="right")
-    async with _broker() as bootstrap:
-        if "throughput" in arguments.parts:
-            await throughput(table, bootstrap, arguments.plans, arguments.requests)
-            table.add_section()
-        if "latency" in arguments.parts:
-            await latency(table, bootstrap, arguments.rate, arguments.plans, arguments.duration)
-            table.add_section()
-        if "rebalance" in arguments.parts:
-            await rebalance(table, bootstrap, arguments.members)
-    Console(width=100).print(table)
+async def main(members: int) -> None:
+    """Measure and print how long shards take to move."""
+    sheet = Sheet()
+    async with one_broker() as bootstrap:
+        await rebalance(sheet, bootstrap, members)
+    Console(width=100).print(shown([sheet], f"one Kafka node, {PARTITIONS} partitions"))
 
-
-PARTS = ("throughput", "latency", "rebalance")
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("parts", nargs="*", default=PARTS, metavar=f"PART ({', '.join(PARTS)})")
-    parser.add_argument("--plans", type=int, default=2_000)
-    parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--rate", type=float, default=50.0, help="swaps a second")
-    parser.add_argument("--duration", type=float, default=15.0, help="seconds of swaps")
     parser.add_argument("--members", type=int, default=4)
-    uvloop.run(main(parser.parse_args()))
+    uvloop.run(main(parser.parse_args().members))

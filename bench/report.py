@@ -1,7 +1,11 @@
-"""One table of what the engine does and costs: `python -m bench.report [--quick] [--large]`.
+"""One table of what everything does, and what it costs: `python -m bench.report [PART ...]`.
 
-Engine and baseline take turns on the same batches, a block of batches each: a busy moment of the
-machine meets both, and neither finds the caches full of the other's data at every call.
+Parts: the engine beside plain Python and its limits; peers that do the same work; each role beside
+the least that its work could cost; the pipeline on a real Kafka; swaps' latency at half of what the
+machine can do. `--repeat 3` runs it all three times and shows how far the figures lie apart.
+
+Contestants take turns on the same batches, a block of batches each: a busy moment of the machine
+meets all of them, and none finds the caches full of the other's data at every call.
 """
 
 import argparse
@@ -10,18 +14,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Final
 
+import uvloop
 from rich.console import Console
-from rich.table import Table
 
+from bench import kafka, latency, roles
 from bench.limits import batch_bytes, copy_calls, hash_calls, scan_calls
 from bench.recording import (
     BATCH_RECORDS,
-    Call,
     Recording,
     baseline_calls,
     copies,
@@ -34,55 +39,20 @@ from bench.recording import (
     restored_calls,
     wide_setup,
 )
+from bench.sheet import Sheet, shown
+from bench.turns import Size, rate, ratio, timed
 from bss_stream import _engine, topics
 from bss_stream.setup import compile_setup, load_setup
-
-
-class Size(NamedTuple):
-    """How much is measured."""
-
-    plans: int
-    blocks: int
-    """How often each contestant has its turn."""
-    block_calls: int
-    """Batches a turn."""
-    copies: int
-    """How many times as many plans the largest engine has."""
-
 
 QUICK = Size(plans=20_000, blocks=7, block_calls=6, copies=10)
 FULL = Size(plans=100_000, blocks=9, block_calls=10, copies=10)
 
+PARTS: Final = ("engine", "peers", "roles", "kafka", "latency")
+QUICK_PARTS: Final = ("engine", "peers", "roles")
+"""What a machine without Java, or with little time, can do."""
 
-def timed(
-    contestants: Sequence[Iterator[Call]],
-    size: Size,
-    clock: Callable[[], float] = time.thread_time,
-) -> list[list[float]]:
-    """Seconds of each call of each contestant, in the order of calls.
-
-    The clock is this thread's CPU time unless the calls use threads of their own.
-    """
-    times: list[list[float]] = [[] for _ in contestants]
-    for block in range(size.blocks):
-        order = list(zip(contestants, times, strict=True))
-        for calls, own in order if block % 2 else reversed(order):
-            for _ in range(size.block_calls):
-                call = next(calls)
-                started_s = clock()
-                call()
-                own.append(clock() - started_s)
-    return times
-
-
-def rate(times: Sequence[float], records: float = BATCH_RECORDS) -> str:
-    """Records a second at the median."""
-    return f"{records / statistics.median(times):,.0f}"
-
-
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> str:
-    """How many times as fast: the median over the same batches."""
-    return f"{statistics.median(s / f for s, f in zip(slow, fast, strict=True)):.3g}"
+PEERS: Final = ("transitions", "statemachine", "bytewax", "limits", "pyrate_limiter")
+"""What the extra `peers` brings."""
 
 
 def resident_bytes() -> int:
@@ -112,28 +82,30 @@ def weigh(file: Path, times: int) -> int:
     return resident_bytes() - before
 
 
-def speed(table: Table, one: Recording, size: Size) -> None:
+def speed(sheet: Sheet, one: Recording, size: Size) -> None:
     """Engine against baseline, on one core."""
     engine, baseline = timed(
         [engine_calls(one, one.traffic), baseline_calls(one, one.traffic)], size
     )
-    table.add_row("plain Python: signals of plans a second", rate(baseline), "1")
-    table.add_row("engine: signals of plans a second", rate(engine), ratio(baseline, engine))
+    sheet.add("plain Python: signals of plans", rate(baseline))
+    sheet.add("engine: signals of plans", rate(engine), ratio(baseline, engine), to="plain Python")
     engine, baseline = timed(
         [engine_calls(one, one.everything), baseline_calls(one, one.everything)], size
     )
-    table.add_section()
-    table.add_row("plain Python: records a second, with all that follow", rate(baseline), "1")
-    table.add_row(
-        "engine: records a second, with all that follow", rate(engine), ratio(baseline, engine)
+    sheet.add("plain Python: records, with all that follow", rate(baseline))
+    sheet.add(
+        "engine: records, with all that follow",
+        rate(engine),
+        ratio(baseline, engine),
+        to="plain Python",
     )
     outside = statistics.fmean(
         sum(arrival.external for arrival in batch.arrivals) for batch in one.everything
     )
-    table.add_row("engine: requests from outside among them, a second", rate(engine, outside), "")
+    sheet.add("engine: requests from outside among them", rate(engine, outside))
 
 
-def limits(table: Table, one: Recording, size: Size) -> None:
+def limits(sheet: Sheet, one: Recording, size: Size) -> None:
     """The engine against parts of its work done alone on the same bytes."""
     batches = batch_bytes(one, one.traffic)
     engine, copied, hashed, scanned = timed(
@@ -145,58 +117,159 @@ def limits(table: Table, one: Recording, size: Size) -> None:
         ],
         size,
     )
-    table.add_section()
-    table.add_row("engine again: signals of plans a second", rate(engine), "1")
+    sheet.section()
     for what, times in (
         ("copy of the same bytes in and out", copied),
         ("SHA-256 of the bytes that the ledgers' chains hash", hashed),
         ("scan of the payloads' JSON", scanned),
     ):
-        table.add_row(f"limit: {what}, signals a second", rate(times), ratio(engine, times))
+        sheet.add(f"limit: {what}, signals", rate(times), ratio(engine, times), to="engine")
     for what, sizes in (
         ("taken in", [len(b.taken) for b in batches]),
         ("given out", [len(b.given) for b in batches]),
         ("hashed", [len(b.hashed) for b in batches]),
     ):
         mean = statistics.fmean(sizes) / BATCH_RECORDS
-        table.add_row(f"bytes {what} a signal", f"{mean:,.0f}", "")
+        sheet.add(f"{what} a signal", mean, unit=" bytes")
 
 
-def setups(table: Table, one: Recording, size: Size, *, wide: bool) -> None:
+def setups(sheet: Sheet, one: Recording, size: Size, *, wide: bool) -> None:
     """The same traffic under the shipped set-up, under a large one, and with wide bundles."""
     large = one._replace(setup=large_setup(10_000, 1_000))
     small, great = timed([engine_calls(one, one.traffic), engine_calls(large, large.traffic)], size)
-    table.add_section()
-    table.add_row("engine, shipped set-up: signals of plans a second", rate(small), "1")
-    table.add_row(
-        "engine, 10,000 stations and 1,000 templates: the same", rate(great), ratio(small, great)
+    sheet.section()
+    sheet.add(
+        "engine, 10,000 stations and 1,000 templates",
+        rate(great),
+        ratio(small, great),
+        to="shipped set-up",
     )
     if wide:
         bundles = record(size.plans, size.blocks * size.block_calls, setup=wide_setup(64))
         [much] = timed([engine_calls(bundles, bundles.traffic)], size)
-        table.add_row("engine, 64 services a bundle: the same", rate(much), ratio(small, much))
+        sheet.add(
+            "engine, 64 services a bundle", rate(much), ratio(small, much), to="shipped set-up"
+        )
 
 
-def shards(table: Table, size: Size) -> None:
+def many_plans(sheet: Sheet, one: Recording, size: Size) -> None:
+    """Speed and memory with more plans than any cache holds."""
+    states = plan_states(one)
+    many = size.plans * size.copies
+    few, large = timed(
+        [engine_calls(one, one.traffic), restored_calls(one, states, size.copies)], size
+    )
+    sheet.add(
+        f"engine with {many:,} plans: signals of plans",
+        rate(large),
+        ratio(few, large),
+        to=f"{size.plans:,} plans",
+    )
+    sheet.add(
+        f"engine with {many:,} plans: memory a plan",
+        bytes_a_plan(states, size.copies),
+        unit=" bytes",
+    )
+    mean = statistics.fmean(len(value) for _, value in states)
+    sheet.add("changelog record of a plan, mean", mean, unit=" bytes")
+    single = len(one_service_state())
+    sheet.add("changelog record of a plan with one service", single, unit=" bytes")
+
+
+def shards(sheet: Sheet, size: Size) -> None:
     """One thread against two."""
     two = record(size.plans, size.blocks * size.block_calls, partitions=2)
     calls = [engine_calls(two, two.traffic), engine_calls(two, two.traffic, threads=2)]
     single, double = timed(calls, size, time.perf_counter)
-    table.add_section()
-    table.add_row("engine: 2 shards on 1 thread, signals a second", rate(single), "1")
-    table.add_row(
-        "engine: 2 shards on 2 threads, signals a second", rate(double), ratio(single, double)
+    sheet.add(
+        "engine: 2 shards on 2 threads, signals",
+        rate(double),
+        ratio(single, double),
+        to="1 thread",
     )
+
+
+def engine(sheet: Sheet, size: Size, *, large: bool) -> None:
+    """All that the engine does alone."""
+    one = record(size.plans, size.blocks * size.block_calls)
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    speed(sheet, one, size)
+    limits(sheet, one, size)
+    setups(sheet, one, size, wide=large)
+    many_plans(sheet, one, size)
+    shards(sheet, size)
+    gc.enable()
+    gc.unfreeze()
+
+
+def peers(sheet: Sheet, *, quick: bool) -> None:
+    """What users could pick instead, where it is installed."""
+    missing = [name for name in PEERS if find_spec(name) is None]
+    if missing:
+        sheet.note(f"no peers: {', '.join(missing)} not installed (extra `peers`)")
+        return
+    # Imported here: these are the libraries that may be missing.
+    from bench.peers import work
+
+    work.compare(sheet, work.QUICK if quick else work.FULL)
+
+
+async def servers(sheet: Sheet, parts: Sequence[str], *, quick: bool) -> None:
+    """The parts that run on servers."""
+    if "roles" in parts:
+        await roles.compare(sheet, roles.QUICK if quick else roles.FULL)
+        sheet.section()
+    if "latency" in parts:
+        await latency.on_embedded_log(sheet)
+        sheet.section()
+    wanted = [part for part in ("kafka", "latency") if part in parts]
+    if not wanted:
+        return
+    if not kafka.is_there():
+        sheet.note("no Kafka: neither a `java` on PATH nor its jars in the cache")
+        return
+    async with kafka.one_broker() as bootstrap:
+        if "kafka" in wanted:
+            await kafka.throughput(sheet, bootstrap)
+            sheet.section()
+        if "latency" in wanted:
+            await latency.on_kafka(sheet, bootstrap)
+
+
+def run(arguments: argparse.Namespace) -> Sheet:
+    """Everything that was asked for, once."""
+    sheet = Sheet()
+    size = QUICK if arguments.quick else FULL
+    if arguments.large:
+        size = size._replace(copies=50)
+    parts = arguments.parts or (QUICK_PARTS if arguments.quick else PARTS)
+    left_out = [part for part in PARTS if part not in parts]
+    if left_out:
+        sheet.note(f"left out: {', '.join(left_out)}")
+    if "engine" in parts:
+        engine(sheet, size, large=arguments.large)
+        sheet.section()
+    if "peers" in parts:
+        peers(sheet, quick=arguments.quick)
+        sheet.section()
+    uvloop.run(servers(sheet, parts, quick=arguments.quick))
+    return sheet
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer plans and rounds")
+    parser.add_argument("parts", nargs="*", metavar=f"PART ({', '.join(PARTS)})")
+    parser.add_argument("--quick", action="store_true", help="less of it, and no Kafka")
     parser.add_argument(
         "--large",
         action="store_true",
         help="fifty times the plans instead of ten, and bundles of 64 services: takes 5 GB",
+    )
+    parser.add_argument(
+        "--repeat", type=int, default=1, metavar="N", help="runs, one after another"
     )
     parser.add_argument("--weigh", nargs=2, metavar=("FILE", "TIMES"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -204,37 +277,11 @@ def main() -> None:
         file, times = arguments.weigh
         print(weigh(Path(file), int(times)))
         return
-    size = QUICK if arguments.quick else FULL
-    if arguments.large:
-        size = size._replace(copies=50)
-    one = record(size.plans, size.blocks * size.block_calls)
-    states = plan_states(one)
-    gc.collect()
-    gc.freeze()
-    gc.disable()
-    table = Table(
-        title=f"{size.plans:,} plans, batches of {BATCH_RECORDS:,}, "
-        f"medians of {size.blocks} times {size.block_calls}",
-        caption="the ratio is to the line above that has 1",
-    )
-    table.add_column("what")
-    table.add_column("figure", justify="right")
-    table.add_column("ratio", justify="right")
-    speed(table, one, size)
-    limits(table, one, size)
-    setups(table, one, size, wide=arguments.large)
-    many = size.plans * size.copies
-    [large] = timed([restored_calls(one, states, size.copies)], size)
-    table.add_section()
-    table.add_row(f"engine with {many:,} plans: signals of plans a second", rate(large), "")
-    grown = bytes_a_plan(states, size.copies)
-    table.add_row(f"engine with {many:,} plans: bytes of memory a plan", f"{grown:,.0f}", "")
-    mean = statistics.fmean(len(value) for _, value in states)
-    table.add_row("changelog record of a plan, mean bytes", f"{mean:,.0f}", "")
-    single = len(one_service_state())
-    table.add_row("changelog record of a plan with one service, bytes", f"{single:,}", "")
-    shards(table, size)
-    Console(width=100).print(table)
+    unknown = sorted(set(arguments.parts) - set(PARTS))
+    if unknown:
+        parser.error(f"no such part: {', '.join(unknown)}; expected {', '.join(PARTS)}")
+    sheets = [run(arguments) for _ in range(arguments.repeat)]
+    Console(width=140).print(shown(sheets, "bss_stream, on this machine"))
 
 
 if __name__ == "__main__":

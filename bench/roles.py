@@ -1,4 +1,4 @@
-"""Each role beside the least that its work could cost: `python -m bench.roles [--quick]`.
+"""Each role beside the least that its work could cost: the roles of `python -m bench.report`.
 
 The bridge beside a bare receive loop of the same MQTT client, the processor on the embedded log
 beside bare SQLite inserts of the same bytes, the publisher beside the bare client, the sink beside
@@ -6,7 +6,6 @@ bare inserts of the same entries. Every contender meets the same broker, disk an
 Mosquitto is used where it is installed, else the embedded broker. Figures are wall-clock time.
 """
 
-import argparse
 import asyncio
 import shutil
 import sqlite3
@@ -19,10 +18,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import uvloop
-from rich.console import Console
-from rich.table import Table
-
+from bench.sheet import Sheet
 from bench.traffic import Arrival, City
 from bss_stream import topic_table, topics
 from bss_stream._engine import pack, partition_for, unpack
@@ -299,37 +295,18 @@ PAIRS = (
 )
 
 
-def shown(rates: Rates, counts: Counter[str], broker_name: str) -> Table:
-    """Medians, with the share of the limit that each role reaches."""
-    amounts = ", ".join(f"{count:,} {what}" for what, count in counts.items())
-    table = Table(title=f"{amounts}; {broker_name}, embedded log on disk", caption="medians")
-    table.add_column("what")
-    table.add_column("a second", justify="right")
-    table.add_column("of the limit", justify="right")
-    for role, limit in PAIRS:
-        share = statistics.median(r / b for r, b in zip(rates[role], rates[limit], strict=True))
-        table.add_row(role, f"{statistics.median(rates[role]):,.0f}", f"{share:.0%}")
-        table.add_row(f"  {limit}", f"{statistics.median(rates[limit]):,.0f}", "")
-    return table
-
-
-async def measure(size: Size) -> None:
-    """Measure and print."""
+async def compare(sheet: Sheet, size: Size) -> None:
+    """Measure; medians of all rounds, with the share of the limit that each role reaches."""
     day = a_day(size)
     rates: Rates = defaultdict(list)
     counts: Counter[str] = Counter()
     broker_name = ""
     for _ in range(size.rounds):
         broker_name = await one_round(day, rates, counts)
-    Console(width=100).print(shown(rates, counts, broker_name))
-
-
-def main() -> None:
-    """Read the options and measure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer messages, one round")
-    uvloop.run(measure(QUICK if parser.parse_args().quick else FULL))
-
-
-if __name__ == "__main__":
-    main()
+    amounts = ", ".join(f"{count:,} {what}" for what, count in counts.items())
+    sheet.note(f"roles: {amounts}; {broker_name}, embedded log on disk, elapsed time")
+    for role, limit in PAIRS:
+        sheet.add(f"limit: {limit}", statistics.median(rates[limit]))
+        share = statistics.median(r / b for r, b in zip(rates[role], rates[limit], strict=True))
+        what = role.removesuffix(" a second")
+        sheet.add(what, statistics.median(rates[role]), share, to="its limit")

@@ -284,8 +284,8 @@ DEFAULTS: Final = Costs(
     restored_plans_per_s=600_000,
     broker_mb_per_s=100,
 )
-"""By `python -m bench.roles`, `bench.kafka throughput`, `bench.report` and `bench.restore`; what a
-broker is trusted to write is an assumption."""
+"""By `python -m bench.report` and `bench.restore`; what a broker is trusted to write is an
+assumption."""
 
 
 def shown_needs(wanted: Needs, swaps_per_day: float) -> Table:

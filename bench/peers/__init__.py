@@ -1,1 +1,1 @@
-"""What users could pick instead of the engine, doing the same work: `python -m bench.peers`."""
+"""What users could pick instead, doing the same work: a part of `python -m bench.report`."""

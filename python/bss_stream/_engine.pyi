@@ -10,6 +10,7 @@ __all__ = [
     "Output",
     "OutputChunk",
     "Router",
+    "byte_after",
     "check_model",
     "clean_trace",
     "echo_topics",
@@ -38,6 +39,12 @@ def unpack(data: bytes | memoryview) -> list[tuple[bytes, bytes | None]]:
 
 def measure(data: bytes | memoryview) -> tuple[int, int]:
     """How many records a chunk has, and the bytes of the largest one's key and value together.
+
+    Raises ValueError where the layout breaks.
+    """
+
+def byte_after(data: bytes | memoryview, records: int) -> int:
+    """Where the records behind a chunk's first ones begin; its length if there are no more.
 
     Raises ValueError where the layout breaks.
     """

@@ -85,11 +85,16 @@ def version() -> str:
     return found.text
 
 
-def jars() -> Path:
-    """The directory of Kafka's jars, fetched at the first use; skips or fails without Maven."""
+def jars_directory() -> Path:
+    """Where Kafka's jars are kept, if they are there: complete once it holds STAMP."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     wanted = hashlib.sha256(POM.read_bytes()).hexdigest()
-    directory = cache / "bss_stream" / f"kafka-{version()}-{wanted[:8]}"
+    return cache / "bss_stream" / f"kafka-{version()}-{wanted[:8]}"
+
+
+def jars() -> Path:
+    """The directory of Kafka's jars, fetched at the first use; skips or fails without Maven."""
+    directory = jars_directory()
     stamp = directory / STAMP
     if stamp.is_file():
         return directory

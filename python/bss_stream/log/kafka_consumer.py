@@ -1,38 +1,39 @@
 """The Kafka log's reader: a member of a consumer group.
 
-aiokafka tells a listener of a new assignment while it already reads it, from offsets that the
-former owner may still be committing. So nothing is handed out before the listener has returned
-and every partition has been set to its committed offset, looked up after that.
+aiokafka joins the group and tells of each new assignment; what is read, and from where, is decided
+here. Nothing is fetched before the listener has returned and every partition has been set to its
+committed offset, looked up after that: the former owner may still be committing until then.
 """
 
 import asyncio
-import copy
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final
 
-from aiokafka import AIOKafkaConsumer, errors  # type: ignore[import-untyped]
+from aiokafka import errors  # type: ignore[import-untyped]
 from aiokafka.abc import ConsumerRebalanceListener  # type: ignore[import-untyped]
 from aiokafka.consumer.fetcher import (  # type: ignore[import-untyped]
+    READ_COMMITTED,
     READ_UNCOMMITTED,
-    OffsetResetStrategy,
 )
+from aiokafka.consumer.group_coordinator import GroupCoordinator  # type: ignore[import-untyped]
+from aiokafka.consumer.subscription_state import SubscriptionState  # type: ignore[import-untyped]
 from aiokafka.coordinator.assignors.range import (  # type: ignore[import-untyped]
     RangePartitionAssignor,
 )
-from aiokafka.structs import TopicPartition as KafkaPartition  # type: ignore[import-untyped]
+from aiokafka.structs import OffsetAndMetadata  # type: ignore[import-untyped]
+from aiokafka.structs import TopicPartition as KafkaPartition
 
-from bss_stream._engine import pack
 from bss_stream.errors import RECORDS_GONE, LogError, OffsetOutOfRangeError
 from bss_stream.log.kafka_client import (
-    RECORD_BYTES_MAX,
     STOP_TIMEOUT_S,
     KafkaOptions,
     connecting,
-    hangs_up_at_once,
     quietly,
     translated,
     within,
 )
+from bss_stream.log.kafka_fetch import EARLIEST, LATEST, KafkaFetcher, look_up
+from bss_stream.log.kafka_requests import KafkaRequests
 from bss_stream.log.protocol import Fetched, Offsets, RebalanceListener, TopicPartition
 
 HEARTBEAT_MS_MAX: Final = 1_000
@@ -45,41 +46,9 @@ loop hangs sends no heartbeats."""
 REBALANCE_TIMEOUT_MS: Final = 60_000
 """How long the others wait for a listener's `on_revoked` before they go on without it."""
 
-FETCH_WAIT_MS: Final = 20
-"""A partition that has just been sought, or read to its end, is asked for again only once the fetch
-under way for the others has ended: a swap that goes through five partitions waits five times."""
-
 COMMIT_TIMEOUT_S: Final = 30.0
 LOOKUP_TIMEOUT_S: Final = 30.0
 WAIT_SLICE_S: Final = 0.5
-
-
-def _consumer(options: KafkaOptions, role: str, **settings: Any) -> Any:
-    consumer = AIOKafkaConsumer(
-        **options.client(role),
-        isolation_level="read_committed",
-        enable_auto_commit=False,
-        # Every position is set here; what then is out of range has to be an error.
-        auto_offset_reset="none",
-        fetch_max_wait_ms=FETCH_WAIT_MS,
-        max_partition_fetch_bytes=RECORD_BYTES_MAX,
-        **settings,
-    )
-    hangs_up_at_once(consumer._client)
-    return consumer
-
-
-async def _stop(consumer: Any) -> None:
-    """Leave the group and disconnect, also when aiokafka waits for a group that does not answer."""
-    if await within(STOP_TIMEOUT_S, quietly(consumer.stop())):
-        return
-    if consumer._coordinator is not None:
-        task = getattr(consumer._coordinator, "_coordination_task", None)
-        if task is not None:
-            task.cancel()
-    if consumer._fetcher is not None:
-        await within(STOP_TIMEOUT_S, quietly(consumer._fetcher.close()))
-    await within(STOP_TIMEOUT_S, quietly(consumer._client.close()))
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
@@ -107,9 +76,13 @@ class KafkaConsumer:
         self._group = group
         self._topics = topics
         self._listener = listener
-        self._consumer: Any = None
+        self._requests = KafkaRequests(options, f"group-{group}")
+        self._fetcher = KafkaFetcher(self._requests)
+        self._subscription: Any = None
+        self._coordinator: Any = None
         self._owned: frozenset[TopicPartition] = frozenset()
-        self._sought: set[TopicPartition] = set()
+        self._sought: dict[TopicPartition, int] = {}
+        """Where to begin, for what was sought before anything is read."""
         self._reading = False
         self._changed = asyncio.Event()
         self._moving = asyncio.Lock()
@@ -120,23 +93,30 @@ class KafkaConsumer:
         """Connect and ask to join; partitions come with a later poll. Raises LogError."""
         joining = f"join {self._group} on {self._options.bootstrap_servers}"
         async with connecting(self._options, joining):
-            self._consumer = _consumer(
-                self._options,
-                f"group-{self._group}",
-                group_id=self._options.name(self._group),
-                group_instance_id=self._instance,
-                partition_assignment_strategy=(RangePartitionAssignor,),
-                session_timeout_ms=self._options.session_timeout_ms,
-                heartbeat_interval_ms=min(HEARTBEAT_MS_MAX, self._options.session_timeout_ms // 4),
-                rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
-                max_poll_interval_ms=IDLE_MS_MAX,
-            )
+            names = {self._options.name(topic) for topic in self._topics}
             try:
-                await self._consumer.start()
-                names = [self._options.name(topic) for topic in self._topics]
-                self._consumer.subscribe(topics=names, listener=_Listener(self))
+                async with asyncio.timeout(LOOKUP_TIMEOUT_S):
+                    await self._requests.open(self._topics)
+                self._subscription = SubscriptionState()
+                # aiokafka's own fetcher would have somebody wait there.
+                self._subscription.register_fetch_waiters(set())
+                self._subscription.subscribe(names, _Listener(self))
+                self._coordinator = GroupCoordinator(
+                    self._requests.client,
+                    self._subscription,
+                    group_id=self._options.name(self._group),
+                    group_instance_id=self._instance,
+                    assignors=(RangePartitionAssignor,),
+                    session_timeout_ms=self._options.session_timeout_ms,
+                    heartbeat_interval_ms=min(
+                        HEARTBEAT_MS_MAX, self._options.session_timeout_ms // 4
+                    ),
+                    rebalance_timeout_ms=REBALANCE_TIMEOUT_MS,
+                    max_poll_interval_ms=IDLE_MS_MAX,
+                    enable_auto_commit=False,
+                )
             except BaseException:
-                await _stop(self._consumer)
+                await self._disconnect()
                 raise
 
     @property
@@ -172,39 +152,30 @@ class KafkaConsumer:
             raise LogError(f"this consumer of group {self._group} is closed")
         with translated(f"be a member of {self._group}"):
             # While there is nothing to read, only this tells that joining has failed for good.
-            self._consumer._coordinator.check_errors()
-            _check_fetcher(self._consumer)
+            self._coordinator.check_errors()
 
     async def _wait(self, timeout_s: float) -> None:
         self._changed.clear()
         await within(timeout_s, self._changed.wait())
 
     async def _fetch(self, records_max: int, timeout_s: float) -> list[Fetched]:
+        # A slice at a time: between two of them errors of the group are looked for.
+        wait_s = min(timeout_s, WAIT_SLICE_S)
         try:
-            async with asyncio.timeout(timeout_s + WAIT_SLICE_S):
-                found = await self._consumer.getmany(
-                    timeout_ms=int(timeout_s * 1000), max_records=records_max
-                )
-        except TimeoutError:
-            # A rebalance has begun meanwhile; aiokafka waits for its end without a limit.
-            return []
-        except errors.NoOffsetForPartitionError:
-            if self._reading:
-                raise
-            return []
+            # A member that takes nothing for too long leaves the group, unless it is in here.
+            with self._subscription.fetch_context():
+                found = await self._fetcher.take(records_max, wait_s)
         except errors.OffsetOutOfRangeError as error:
-            if self._reading:
-                raise await self._out_of_range(error) from error
-            return []
-        if not self._reading:
-            # Read, or failed to, from positions that were not set here: they are about to be.
-            return []
-        return [await self._converted(part, records) for part, records in found.items()]
+            raise await self._out_of_range(error) from error
+        return [
+            Fetched(*self._part(part), page.offsets, page.data, page.next_offset)
+            for part, page in found.items()
+        ]
 
     async def _out_of_range(self, error: Any) -> OffsetOutOfRangeError:
         """What to tell, and what to do about it."""
         ((part, offset),) = error.args[0].items()
-        start = (await self._consumer.beginning_offsets([part]))[part]
+        start = (await self._starts([part]))[part]
         group = self._options.name(self._group)
         return OffsetOutOfRangeError(
             f"group {group} is to read {part.topic}/{part.partition} at offset {offset} and the "
@@ -212,11 +183,8 @@ class KafkaConsumer:
             f"--to-earliest --group {group} --topic {part.topic}:{part.partition} --execute)"
         )
 
-    async def _converted(self, kafka_part: Any, records: Sequence[Any]) -> Fetched:
-        part = self._part(kafka_part)
-        # Past the last record, and past markers and aborted records behind it.
-        next_offset = await self._consumer.position(kafka_part)
-        return _fetched(part, records, next_offset)
+    async def _starts(self, parts: Sequence[Any]) -> dict[Any, int]:
+        return await look_up(self._requests, parts, EARLIEST, READ_COMMITTED)
 
     def _part(self, kafka_part: Any) -> TopicPartition:
         topic = kafka_part.topic.removeprefix(self._options.topic_prefix)
@@ -228,18 +196,21 @@ class KafkaConsumer:
     async def commit(self, offsets: Offsets) -> None:
         """Raises LogError for a partition that is not owned (any more)."""
         self._check_owned(offsets, "commit")
-        named = {self._named(part): offset for part, offset in offsets.items()}
+        named = {
+            self._named(part): OffsetAndMetadata(offset, "") for part, offset in offsets.items()
+        }
         with translated(f"commit offsets of {self._group}"):
             async with asyncio.timeout(COMMIT_TIMEOUT_S):
-                await self._consumer.commit(named)
+                await self._coordinator.commit_offsets(None, named)
 
     async def seek(self, offsets: Offsets) -> None:
         """Raises LogError for a partition that is not owned; poll tells what is out of range."""
         self._check_owned(offsets, "seek in")
-        with translated(f"seek as a member of {self._group}"):
+        if self._reading:
             for part, offset in offsets.items():
-                self._consumer.seek(self._named(part), offset)
-                self._sought.add(part)
+                self._fetcher.seek(self._named(part), offset)
+        else:
+            self._sought.update(offsets)
 
     def _check_owned(self, offsets: Offsets, doing: str) -> None:
         for part in offsets:
@@ -261,15 +232,18 @@ class KafkaConsumer:
         with translated(f"tell the lag of {self._group}"):
             async with asyncio.timeout(LOOKUP_TIMEOUT_S):
                 named = {self._named(part): part for part in self._owned}
-                ends = await _written_ends(self._consumer, list(named))
+                ends = await look_up(self._requests, named, LATEST, READ_UNCOMMITTED)
+                if not self._reading:
+                    return {}
                 return {
-                    part: max(0, ends[kafka_part] - await self._consumer.position(kafka_part))
+                    part: max(0, ends[kafka_part] - self._fetcher.position(kafka_part))
                     for kafka_part, part in named.items()
                 }
 
     async def revoke(self) -> None:
         """Let go of everything, once the listener has returned."""
         self._reading = False
+        self._fetcher.read({})
         async with self._moving:
             if self._owned:
                 if self._listener is not None:
@@ -282,32 +256,31 @@ class KafkaConsumer:
             if self._leaving:
                 return
             self._owned = frozenset(map(self._part, assigned))
-            self._sought = set()
+            self._sought = {}
             if self._owned and self._listener is not None:
                 await self._tell(self._listener.on_assigned)
             # aiokafka logs what its callback raises and goes on, so it is kept for the next poll.
-            (failure,) = await asyncio.gather(self._set_positions(), return_exceptions=True)
+            (failure,) = await asyncio.gather(self._begin(), return_exceptions=True)
             if failure is not None:
                 self._fail(failure)
             self._reading = True
             self._changed.set()
 
-    async def _set_positions(self) -> None:
+    async def _begin(self) -> None:
         with translated(f"look up the offsets of {self._group}"):
             async with asyncio.timeout(LOOKUP_TIMEOUT_S):
-                await self._seek_committed()
+                self._fetcher.read(await self._positions())
 
-    async def _seek_committed(self) -> None:
-        parts = [self._named(part) for part in self._owned - self._sought]
-        committed = await asyncio.gather(*map(self._consumer.committed, parts))
-        positions = dict(zip(parts, committed, strict=True))
-        fresh = [part for part, offset in positions.items() if offset is None]
-        if fresh:
-            starts = await self._consumer.beginning_offsets(fresh)
-            self._check_whole(starts)
-            positions |= starts
-        for part, offset in positions.items():
-            self._consumer.seek(part, offset)
+    async def _positions(self) -> dict[Any, int]:
+        """Where to begin: where a listener has sought, else where the group has committed."""
+        sought = {self._named(part): offset for part, offset in self._sought.items()}
+        parts = [part for part in map(self._named, self._owned) if part not in sought]
+        found = await self._coordinator.fetch_committed_offsets(parts)
+        committed = {part: commit.offset for part, commit in found.items()}
+        fresh = [part for part in parts if part not in committed]
+        starts = await self._starts(fresh)
+        self._check_whole(starts)
+        return sought | committed | starts
 
     def _check_whole(self, starts: Mapping[Any, int]) -> None:
         """Refuse to begin where retention has been: who has no offsets may have had some."""
@@ -337,27 +310,16 @@ class KafkaConsumer:
         told = self._failure
         await self.revoke()
         self._changed.set()
-        await _stop(self._consumer)
+        await self._disconnect()
         if self._failure is not None and self._failure is not told:
             raise self._failure
 
-
-async def _written_ends(consumer: Any, parts: Sequence[Any]) -> dict[Any, int]:
-    """Where partitions end, whether or not what they end with is committed yet."""
-    # aiokafka looks ends up as the consumer reads, so up to the last stable offset only.
-    fetcher = copy.copy(consumer._fetcher)
-    fetcher._isolation_level = READ_UNCOMMITTED
-    found = await fetcher._retrieve_offsets(dict.fromkeys(parts, OffsetResetStrategy.LATEST))
-    return {part: offset for part, (offset, _) in found.items()}
-
-
-def _check_fetcher(consumer: Any) -> None:
-    """Raise what ended aiokafka's fetching task: its own getmany would wait in vain."""
-    fetching = consumer._fetcher.error_future
-    if fetching.done() and not fetching.cancelled():
-        fetching.result()
-
-
-def _fetched(part: TopicPartition, records: Sequence[Any], next_offset: int) -> Fetched:
-    data = pack([(record.key or b"", record.value) for record in records])
-    return Fetched(*part, [record.offset for record in records], data, next_offset)
+    async def _disconnect(self) -> None:
+        """Leave the group and disconnect, also when the group does not answer."""
+        await self._fetcher.close()
+        coordinator = self._coordinator
+        if coordinator is not None and not await within(
+            STOP_TIMEOUT_S, quietly(coordinator.close())
+        ):
+            coordinator._coordination_task.cancel()
+        await self._requests.close()

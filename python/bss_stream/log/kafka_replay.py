@@ -1,31 +1,34 @@
 """The replay of one partition of the Kafka log: fetched ahead, and no object for a record."""
 
 import asyncio
+from bisect import bisect_left
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final
 
-from aiokafka import errors  # type: ignore[import-untyped]
 from aiokafka.consumer.fetcher import (  # type: ignore[import-untyped]
     READ_COMMITTED,
     READ_UNCOMMITTED,
 )
 from aiokafka.protocol.fetch import FetchRequest  # type: ignore[import-untyped]
-from aiokafka.protocol.offset import OffsetRequest  # type: ignore[import-untyped]
 from aiokafka.structs import TopicPartition as KafkaPartition  # type: ignore[import-untyped]
 
-from bss_stream._engine import pack, read_batches, unpack
+from bss_stream._engine import byte_after
 from bss_stream.errors import LogError
 from bss_stream.log.kafka_client import KafkaOptions, translated
+from bss_stream.log.kafka_fetch import (
+    EARLIEST,
+    FETCH_BYTES_MAX,
+    LATEST,
+    Page,
+    look_up,
+    read_page,
+)
 from bss_stream.log.kafka_requests import Failure, KafkaRequests, failure_of
 from bss_stream.log.kafka_topic_ids import topic_id
 from bss_stream.log.protocol import Extent, Fetched, TopicPartition
 
-EARLIEST: Final = -2
-LATEST: Final = -1
-
-FETCH_BYTES_MAX: Final = 8 * 1024 * 1024
 FETCH_WAIT_MS: Final = 25
 ANSWER_TIMEOUT_S: Final = 60.0
 SETTLE_S: Final = 1.0
@@ -101,10 +104,6 @@ async def replay(options: KafkaOptions, part: TopicPartition, start: int) -> Asy
             await requests.close()
 
 
-Page = tuple[list[int], bytes, int]
-"""Offsets, a chunk, and where reading goes on."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Partition:
     requests: KafkaRequests
@@ -112,20 +111,7 @@ class _Partition:
 
     async def offset(self, which: int, isolation: int) -> int:
         """The first offset or the one behind the last, as `isolation` sees it."""
-        found: list[int] = []
-
-        async def ask() -> Failure:
-            topic, partition = self.part
-            request = OffsetRequest(-1, isolation, [(topic, [(partition, which)])])
-            answer = await self.requests.ask_leader(self.requests.leader(self.part), request)
-            ((_, ((_, code, _, offset, *_),)),) = answer.topics
-            failure = failure_of([code])
-            if failure is None:
-                found.append(offset)
-            return failure
-
-        await self.requests.until_done(ask)
-        return found[-1]
+        return (await look_up(self.requests, [self.part], which, isolation))[self.part]
 
     async def stable_end(self) -> int:
         """The last stable offset, past what had been committed before this call.
@@ -161,8 +147,9 @@ class _Partition:
                 position = next_offset
                 coming = asyncio.create_task(self._page(position)) if position < end else None
                 if next_offset > end:
-                    offsets, data = await asyncio.to_thread(_below, offsets, data, end)
-                yield offsets, data, min(end, next_offset)
+                    below = bisect_left(offsets, end)
+                    offsets, data = offsets[:below], data[: byte_after(data, below)]
+                yield Page(offsets, data, min(end, next_offset))
         finally:
             if coming is not None:
                 coming.cancel()
@@ -179,25 +166,9 @@ class _Partition:
             ((_, ((_, code, *fields),)),) = answer.topics
             failure = failure_of([code])
             if failure is None:
-                found.append(await asyncio.to_thread(_read, fields, position))
+                found.append(await read_page(fields, position))
             return failure
 
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             await self.requests.until_done(ask)
         return found[-1]
-
-
-def _read(fields: list[Any], position: int) -> Page:
-    """The records in an answer's fields, of whatever version: the lists of aborted transactions
-    stand at one place among numbers, and the batches at the end."""
-    aborted = next((f for f in fields if isinstance(f, list)), [])
-    try:
-        return read_batches(fields[-1] or b"", aborted, position)
-    except ValueError as error:
-        raise errors.CorruptRecordException(str(error)) from error
-
-
-def _below(offsets: list[int], data: bytes, end: int) -> tuple[list[int], bytes]:
-    """The records below an offset."""
-    kept = sum(offset < end for offset in offsets)
-    return offsets[:kept], pack(unpack(data)[:kept])

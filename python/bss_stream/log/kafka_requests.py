@@ -29,6 +29,9 @@ RETRY_MIN_S: Final = 0.001
 RETRY_MAX_S: Final = 0.1
 RETRY_GROWTH: Final = 1.5
 
+FETCHES: Final = "fetches"
+"""The name of those connections: aiokafka's client keeps one for each broker and name."""
+
 _UNANSWERED: Final = (
     errors.KafkaConnectionError,
     errors.NodeNotReadyError,
@@ -90,12 +93,22 @@ class KafkaRequests:
         self._coordinators: dict[tuple[int, str], int] = {}
 
     async def open(self, topics: Iterable[str]) -> None:
-        """Connect, and learn who leads the topics' partitions."""
+        """Connect, and learn who leads the topics' partitions.
+
+        Has no end of its own where a broker answers and knows of none that is at work.
+        """
+        while not await self._knows_brokers():
+            # A broker that was away for long is no member of its cluster for a moment.
+            await self.close()
+            await asyncio.sleep(RETRY_MAX_S)
+        await self._client.set_topics([self._options.name(topic) for topic in topics])
+
+    async def _knows_brokers(self) -> bool:
         # Made here: it belongs to the loop that is running.
         self._client = AIOKafkaClient(**self._options.client(self._role))
         hangs_up_at_once(self._client)
         await self._client.bootstrap()
-        await self._client.set_topics([self._options.name(topic) for topic in topics])
+        return bool(self._client.cluster.brokers())
 
     async def close(self) -> None:
         """Disconnect, whether or not a broker answers."""
@@ -122,6 +135,16 @@ class KafkaRequests:
             self._coordinators.clear()
         if isinstance(failure, (*_UNANSWERED, *_MOVED_LEADER)):
             await self._client.force_metadata_update()
+
+    @property
+    def client(self) -> Any:
+        """aiokafka's, once `open` has returned."""
+        return self._client
+
+    async def fetch(self, node: int, request: Any) -> Any:
+        """The answer of a broker that may wait with it: on a connection of its own, since a broker
+        answers a connection's requests one after the other."""
+        return await self._client.send(node, request, group=FETCHES)
 
     async def ask_leader(self, node: int, request: Any) -> Any:
         """The answer of a broker that leads partitions."""

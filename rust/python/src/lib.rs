@@ -98,6 +98,13 @@ fn measure(data: &Bound<'_, PyAny>) -> PyResult<(usize, usize)> {
     Ok((records, largest))
 }
 
+/// Where the records behind a chunk's first ones begin.
+#[pyfunction]
+fn byte_after(data: &Bound<'_, PyAny>, records: usize) -> PyResult<usize> {
+    let chunk = PyChunk::of(data)?;
+    chunk::byte_after(chunk.bytes(), records).map_err(|e| PyValueError::new_err(e.to_string()))
+}
+
 /// A chunk's records as Kafka record batches: how many records each has, and its bytes.
 #[pyfunction]
 #[pyo3(signature = (
@@ -662,6 +669,7 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(pack, m)?)?;
     m.add_function(wrap_pyfunction!(unpack, m)?)?;
     m.add_function(wrap_pyfunction!(measure, m)?)?;
+    m.add_function(wrap_pyfunction!(byte_after, m)?)?;
     m.add_function(wrap_pyfunction!(write_batches, m)?)?;
     m.add_function(wrap_pyfunction!(sequence_after, m)?)?;
     m.add_function(wrap_pyfunction!(read_batches, m)?)?;

@@ -111,6 +111,18 @@ impl<'a> Records<'a> {
     }
 }
 
+/// Where the records behind the first `records` begin: the chunk's end if it has no more.
+///
+/// # Errors
+/// [`ChunkError`] where the layout of those first records breaks.
+pub fn byte_after(chunk: &[u8], records: usize) -> Result<usize, ChunkError> {
+    let mut read = Records::new(chunk);
+    for record in read.by_ref().take(records) {
+        record?;
+    }
+    Ok(read.position)
+}
+
 impl<'a> Iterator for Records<'a> {
     type Item = Result<Record<'a>, ChunkError>;
 
@@ -152,6 +164,20 @@ mod tests {
             written.extend_from_slice(&value);
             end(&mut written, start);
             prop_assert_eq!(pushed, written);
+        }
+
+        #[test]
+        fn a_chunk_is_cut_between_records(
+            records: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+            first in 0..8_usize,
+        ) {
+            let mut chunk = Vec::new();
+            let mut want = 0;
+            for (nth, (key, value)) in records.iter().enumerate() {
+                push(&mut chunk, key, value.as_deref());
+                want = if nth < first { chunk.len() } else { want };
+            }
+            prop_assert_eq!(byte_after(&chunk, first), Ok(want));
         }
 
         #[test]

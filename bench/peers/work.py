@@ -1,19 +1,15 @@
-"""One table of the engine beside what users could pick instead: `python -m bench.peers [--quick]`.
+"""The engine beside what users could pick instead: the peers' part of `python -m bench.report`.
 
 Needs the extra `peers`. Every peer that does the whole work must give the baseline's records, byte
 for byte, before it is timed. All figures are CPU time of one core, taken in turns in the same run.
 """
 
-import argparse
 import gc
 import statistics
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from random import Random
-
-from rich.console import Console
-from rich.table import Table
 
 from bench.baselines.plain_tables import Model
 from bench.peers import limiters
@@ -27,7 +23,8 @@ from bench.recording import (
     engine_calls,
     record,
 )
-from bench.report import Size, rate, ratio, timed
+from bench.sheet import Sheet
+from bench.turns import Size, rate, ratio, timed
 
 QUICK = Size(plans=5_000, blocks=5, block_calls=4, copies=1)
 FULL = Size(plans=100_000, blocks=7, block_calls=6, copies=1)
@@ -51,7 +48,7 @@ def check_same_work(one: Recording) -> None:
             raise DifferentWorkError(f"{library} gives other records than the baseline")
 
 
-def whole_work(table: Table, one: Recording, size: Size) -> list[float]:
+def whole_work(sheet: Sheet, one: Recording, size: Size) -> list[float]:
     """The engine and all who do its whole work; returns the engine's times."""
     names = ["plain Python, msgspec and tables"]
     contestants = [engine_calls(one, one.traffic), baseline_calls(one, one.traffic)]
@@ -59,19 +56,20 @@ def whole_work(table: Table, one: Recording, size: Size) -> list[float]:
         names.append(f"the same, machines by {named(library)}")
         contestants.append(baseline_calls(one, one.traffic, model=model))
     engine, *others = timed(contestants, size)
-    table.add_row("bss_stream's engine: signals of plans a second", rate(engine), "1")
+    sheet.add(f"engine beside its peers, {size.plans:,} plans: signals of plans", rate(engine))
     for name, times in zip(names, others, strict=True):
-        table.add_row(name, rate(times), ratio(times, engine))
+        sheet.add(f"peer: {name}", rate(times), ratio(engine, times), to="engine")
     flow = [seconds_of(bytewax_call(one, one.traffic)) / len(one.traffic)]
-    table.add_row(
-        f"the same in a dataflow of {named('bytewax')}",
+    sheet.add(
+        f"peer: the same in a dataflow of {named('bytewax')}",
         rate(flow),
-        f"{flow[0] / statistics.median(engine):.1f}",
+        statistics.median(engine) / flow[0],
+        to="engine",
     )
     return engine
 
 
-def rate_checks(table: Table, one: Recording, size: Size, engine: list[float]) -> None:
+def rate_checks(sheet: Sheet, one: Recording, size: Size, engine: list[float]) -> None:
     """The rate limit alone by libraries, beside all that the engine does for a signal."""
     random = Random(1)
     plans = [f"plan-{random.randrange(one.plans):07}" for _ in range(BATCH_RECORDS)]
@@ -81,12 +79,14 @@ def rate_checks(table: Table, one: Recording, size: Size, engine: list[float]) -
             yield lambda: [check(plan) for plan in plans]
 
     checks = {"limits": limiters.limits(), "pyrate-limiter": limiters.pyrate_limiter()}
-    table.add_section()
-    table.add_row("bss_stream's engine, the whole signal", rate(engine), "1")
     for library, check in checks.items():
         [times] = timed([calls(check)], size)
-        share = f"{statistics.median(times) / statistics.median(engine):.1f}"
-        table.add_row(f"the rate limit alone, {named(library)}", rate(times), share)
+        sheet.add(
+            f"peer: the rate limit alone, {named(library)}",
+            rate(times),
+            statistics.median(engine) / statistics.median(times),
+            to="engine, whole signal",
+        )
 
 
 def seconds_of(call: Call) -> float:
@@ -101,28 +101,14 @@ def named(library: str) -> str:
     return f"{library} {version(library)}"
 
 
-def main() -> None:
-    """Check, measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer plans and rounds")
-    size = QUICK if parser.parse_args().quick else FULL
+def compare(sheet: Sheet, size: Size) -> None:
+    """Check, measure and write down."""
     one = record(size.plans, size.blocks * size.block_calls)
     check_same_work(one)
     gc.collect()
     gc.freeze()
     gc.disable()
-    table = Table(
-        title=f"{size.plans:,} plans, batches of {BATCH_RECORDS:,}, "
-        f"medians of {size.blocks} times {size.block_calls}",
-        caption="how many times as long as the line with 1",
-    )
-    table.add_column("what")
-    table.add_column("a second", justify="right")
-    table.add_column("times", justify="right")
-    engine = whole_work(table, one, size)
-    rate_checks(table, one, size, engine)
-    Console(width=100).print(table)
-
-
-if __name__ == "__main__":
-    main()
+    engine = whole_work(sheet, one, size)
+    rate_checks(sheet, one, size, engine)
+    gc.enable()
+    gc.unfreeze()
