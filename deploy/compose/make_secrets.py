@@ -11,12 +11,13 @@ import hashlib
 import secrets
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 HERE: Final = Path(__file__).parent
 BROKER: Final = "mosquitto"
+CONSOLE: Final = "console"
 DATABASE: Final = "postgres:5432/bss"
 MQTT_USERS: Final = ("bss-bridge", "bss-publisher", "bss-queries", "bss-odoo", "simulator")
 DATABASE_USERS: Final = ("bss_sink", "bss_queries")
@@ -56,6 +57,7 @@ def _files(mqtt: Mapping[str, str], database: Mapping[str, str]) -> Iterator[tup
     for user, password in database.items():
         yield f"postgres-{user}", password
     yield "grafana-admin", secrets.token_urlsafe(24)
+    yield "console-token", secrets.token_urlsafe(24)
     for user in DATABASE_USERS:
         # Between containers of one host, on a network of their own.
         dsn = f"postgresql://{user}:{database[user]}@{DATABASE}?sslmode=disable"
@@ -71,20 +73,22 @@ def _mosquitto_line(user: str, password: str) -> str:
 
 
 def _certificates(directory: Path) -> None:
-    """An authority of this installation, whose key is thrown away, and the broker's certificate."""
+    """An authority of this installation, whose key is thrown away, and what it vouches for."""
     ca, ca_key = directory / "ca.pem", directory / "ca.key"
     _openssl("req", "-x509", *KEY, "-days", DAYS, "-subj", "/CN=bss", "-keyout", ca_key, "-out", ca)
-    request, extensions = directory / "server.csr", directory / "server.ext"
-    key = directory / "mosquitto.key"
-    _openssl("req", *KEY, "-subj", f"/CN={BROKER}", "-keyout", key, "-out", request)
-    extensions.write_text(f"subjectAltName = DNS:{BROKER},DNS:localhost,IP:127.0.0.1\n")
-    signed_by = ("-CA", ca, "-CAkey", ca_key, "-CAcreateserial", "-days", DAYS)
-    certificate = directory / "mosquitto.pem"
-    _openssl(
-        "x509", "-req", *signed_by, "-extfile", extensions, "-in", request, "-out", certificate
-    )
+    for host in (BROKER, CONSOLE):
+        _certificate(directory, host, ("-CA", ca, "-CAkey", ca_key, "-CAcreateserial"))
     for name in ("ca.key", "ca.srl", "server.csr", "server.ext"):
         (directory / name).unlink(missing_ok=True)
+
+
+def _certificate(directory: Path, host: str, signed_by: Sequence[str | Path]) -> None:
+    request, extensions = directory / "server.csr", directory / "server.ext"
+    key, certificate = directory / f"{host}.key", directory / f"{host}.pem"
+    _openssl("req", *KEY, "-subj", f"/CN={host}", "-keyout", key, "-out", request)
+    extensions.write_text(f"subjectAltName = DNS:{host},DNS:localhost,IP:127.0.0.1\n")
+    issued = (*signed_by, "-days", DAYS, "-extfile", extensions)
+    _openssl("x509", "-req", *issued, "-in", request, "-out", certificate)
 
 
 def _openssl(*arguments: str | Path) -> None:

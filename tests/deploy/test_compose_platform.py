@@ -28,6 +28,9 @@ pytestmark = [pytest.mark.kafka, pytest.mark.mosquitto, pytest.mark.postgres]
 START_S: Final = 60.0
 RIDE_S: Final = 120.0
 
+LISTENS: Final = {"BSS_HTTP__PORT", "BSS_CONSOLE__PORT"}
+"""Settings that say where a service listens."""
+
 BROKER_FILES: Final = {
     "/etc/mosquitto/certs/ca.pem": "ca.pem",
     "/etc/mosquitto/certs/server.pem": "mosquitto.pem",
@@ -149,11 +152,12 @@ async def test_the_services_work_together(
     def service(name: str, *more: str) -> Service:
         found = ours(model)[name]
         env = {key: local(here.get(value, value)) for key, value in found["environment"].items()}
-        listens = str(free_port())
-        env |= apart | {"BSS_DATA_DIR": str(tmp_path / name), "BSS_HTTP__PORT": listens}
         command, *probe = found["healthcheck"].get("test", ["CMD", "python"])[1:]
         assert command == "python"
-        probe = [one.replace(found["environment"]["BSS_HTTP__PORT"], listens) for one in probe]
+        for setting in LISTENS & env.keys():
+            there, env[setting] = env[setting], str(free_port())
+            probe = [one.replace(there, env[setting]) for one in probe]
+        env |= apart | {"BSS_DATA_DIR": str(tmp_path / name)}
         return Service(name, [*found["command"], *more], env, probe, tmp_path)
 
     roles = [service(name) for name, one in ours(model).items() if not one.get("profiles")]

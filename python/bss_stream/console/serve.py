@@ -18,7 +18,7 @@ from bss_stream.console.database import LedgerDatabase
 from bss_stream.console.figures import Figures
 from bss_stream.console.render import Renderer, Units
 from bss_stream.console.watch import Watch
-from bss_stream.errors import BssStreamError
+from bss_stream.errors import BssStreamError, ConfigError
 from bss_stream.roles import readable_log, replay_letters
 from bss_stream.sink.read_model import open_read_model
 
@@ -89,6 +89,8 @@ async def serve(config: Config, stop: asyncio.Event) -> None:
 async def _serve(server: uvicorn.Server) -> None:
     try:
         await server.serve()
+    except OSError as error:
+        raise ConfigError([f"$.console.cert_file, $.console.key_file: {error}"]) from error
     except SystemExit as error:
         # uvicorn has logged why it cannot listen.
         raise BssStreamError(
