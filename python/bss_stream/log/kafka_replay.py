@@ -3,7 +3,7 @@
 import asyncio
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -41,18 +41,11 @@ EMPTY_FETCHES_MAX: Final = 3
 
 async def extent(options: KafkaOptions, part: TopicPartition) -> Extent:
     """Where a partition begins and ends, and which incarnation of it that is. Raises LogError."""
-    name = options.name(part.topic)
-    requests = KafkaRequests(options, "extent")
     with translated(f"look up where {part.topic}/{part.partition} ends"):
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await requests.open([part.topic])
-                partition = _Partition(requests, KafkaPartition(name, part.partition))
-                incarnation = await topic_id(requests, name)
-                start = await partition.offset(EARLIEST, READ_COMMITTED)
-                end = await partition.offset(LATEST, READ_COMMITTED)
-        finally:
-            await requests.close()
+        async with _asking(options, part, "extent") as partition, asyncio.timeout(ANSWER_TIMEOUT_S):
+            incarnation = await topic_id(partition.requests, options.name(part.topic))
+            start = await partition.offset(EARLIEST, READ_COMMITTED)
+            end = await partition.offset(LATEST, READ_COMMITTED)
     return Extent(incarnation.hex, start, end)
 
 
@@ -62,18 +55,10 @@ async def settle(options: KafkaOptions, part: TopicPartition) -> None:
     A broker that was cut off from its controller can have a transaction ended without its markers
     in the partitions. Whoever took the records below it for all there is would do its work again.
     """
-    requests = KafkaRequests(options, "settle")
     where = f"{part.topic}/{part.partition}"
     with translated(f"see whether transactions are open in {where}"):
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await requests.open([part.topic])
-                partition = _Partition(
-                    requests, KafkaPartition(options.name(part.topic), part.partition)
-                )
-                stable, written = await partition.ends(HANGING_S)
-        finally:
-            await requests.close()
+        async with _asking(options, part, "settle") as partition, asyncio.timeout(ANSWER_TIMEOUT_S):
+            stable, written = await partition.ends(HANGING_S)
     if stable < written:
         raise LogError(
             f"{where}: a transaction is open from offset {stable} on, {HANGING_S:g} s after its "
@@ -84,15 +69,9 @@ async def settle(options: KafkaOptions, part: TopicPartition) -> None:
 
 async def replay(options: KafkaOptions, part: TopicPartition, start: int) -> AsyncIterator[Fetched]:
     """Every committed record from `start` to the last stable offset of now."""
-    requests = KafkaRequests(options, "replay")
-    where = f"{part.topic}/{part.partition}"
-    with translated(f"replay {where}"):
-        try:
+    with translated(f"replay {part.topic}/{part.partition}"):
+        async with _asking(options, part, "replay") as partition:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                await requests.open([part.topic])
-                partition = _Partition(
-                    requests, KafkaPartition(options.name(part.topic), part.partition)
-                )
                 position = max(start, await partition.offset(EARLIEST, READ_COMMITTED))
                 end = await partition.stable_end()
             # Closed here when the replay is left off: a fetch may be under way.
@@ -100,8 +79,20 @@ async def replay(options: KafkaOptions, part: TopicPartition, start: int) -> Asy
                 async for offsets, data, next_offset in pages:
                     if offsets:
                         yield Fetched(*part, offsets, data, next_offset)
-        finally:
-            await requests.close()
+
+
+@asynccontextmanager
+async def _asking(
+    options: KafkaOptions, part: TopicPartition, purpose: str
+) -> AsyncIterator["_Partition"]:
+    """A partition that its leader can be asked about."""
+    requests = KafkaRequests(options, purpose)
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            await requests.open([part.topic])
+        yield _Partition(requests, KafkaPartition(options.name(part.topic), part.partition))
+    finally:
+        await requests.close()
 
 
 @dataclass(frozen=True, slots=True)
