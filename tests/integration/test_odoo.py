@@ -415,7 +415,7 @@ async def test_a_later_state_stops_the_adapter(log: EmbeddedLog, odoo: OdooServe
         paid_plan(play)
     appender = await log.appender()
     state = next(one for one in play.produced if one.topic == topics.STATE_PLAN)
-    later = bytes([state.value[0] + 1]) + state.value[1:]
+    later = b"\xff" + state.value[1:]
     await appender.append([chunk(state.topic, state.partition, (state.key, later))])
     await appender.close()
     with pytest.raises(BssStreamError, match="upgrade"):
