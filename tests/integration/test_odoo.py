@@ -605,8 +605,8 @@ async def test_a_plans_life_is_followed(log: EmbeddedLog, odoo: OdooServer) -> N
             await adapter.until(lambda: row[order]["x_bss_service_state"] == "BATTERY_ISSUED")
             loads = odoo.calls["write"] + odoo.calls["load"]
             hand_over(play, "bat-1", "bat-2", 0.75)
-            done = await put_states(log, play, since=done)
             unchanged = adapter.counters.unchanged
+            done = await put_states(log, play, since=done)
             await adapter.until(lambda: adapter.counters.unchanged > unchanged)
             play.advance(40 * 24 * 3_600_000)
             done = await put_states(log, play, since=done)
